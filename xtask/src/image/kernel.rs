@@ -1,0 +1,296 @@
+//! The guest's kernel: Debian's source, our configuration, a cached result.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::terminal::{Stage, say, size};
+use crate::{command, digest, paths, setup};
+
+/// To be raised when the way of building changes, so that cached kernels are built anew.
+const RECIPE: &str = "1";
+
+/// Lines that the build prints, for the share that is shown as progress.
+const BUILD_LINES: usize = 2290;
+
+/// What the build would otherwise take from the machine and the moment: the same inputs give the same kernel.
+const REPRODUCIBLE: [(&str, &str); 4] = [
+    ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
+    ("KBUILD_BUILD_USER", "coracle"),
+    ("KBUILD_BUILD_HOST", "coracle"),
+    ("KBUILD_BUILD_VERSION", "1"),
+];
+
+/// A finished kernel in the cache.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// Stands for the source's version, the configuration and the recipe.
+    pub(super) key: String,
+    /// The uncompressed kernel without its symbols.
+    pub(super) vmlinux: PathBuf,
+    /// What `uname -r` prints in the guest.
+    pub(super) release: String,
+}
+
+impl Kernel {
+    fn cached(folder: &Path, key: &str) -> Option<Self> {
+        let vmlinux = folder.join("vmlinux");
+        let release = fs::read_to_string(folder.join("release")).ok()?;
+        vmlinux.is_file().then(|| Self {
+            key: key.to_owned(),
+            vmlinux,
+            release: release.trim().to_owned(),
+        })
+    }
+}
+
+/// Returns the kernel from the cache, building it first when it is not there.
+pub(super) fn ensure() -> Result<Kernel> {
+    let config_file = paths::root().join("vm-image/kernel.config");
+    let config = fs::read_to_string(&config_file)
+        .with_context(|| format!("reading {}", config_file.display()))?;
+    let source = command::output(Command::new("dpkg-query").args([
+        "-W",
+        "-f",
+        "${Version}",
+        setup::KERNEL_SOURCE,
+    ]))
+    .with_context(|| {
+        format!(
+            "asking for the version of the package {}",
+            setup::KERNEL_SOURCE
+        )
+    })?;
+    let mut key = digest::Key::new();
+    key.add(&source).add(&config).add(RECIPE);
+    let key = key.short();
+
+    let cache = paths::cache()?.join("kernel");
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    let finished = cache.join(&key);
+    if let Some(kernel) = Kernel::cached(&finished, &key) {
+        return Ok(kernel);
+    }
+
+    // Two builds at once would fight for the processor and for the source folder.
+    let lock_file = cache.join("lock");
+    let lock =
+        File::create(&lock_file).with_context(|| format!("creating {}", lock_file.display()))?;
+    if lock.try_lock().is_err() {
+        say("  another process is building the guest's kernel: waiting for it");
+        lock.lock()
+            .with_context(|| format!("locking {}", lock_file.display()))?;
+        if let Some(kernel) = Kernel::cached(&finished, &key) {
+            return Ok(kernel);
+        }
+    }
+    build(&cache, &finished, &source, &config_file, &config)?;
+    Kernel::cached(&finished, &key).with_context(|| {
+        format!(
+            "the kernel was built, but {} is incomplete",
+            finished.display()
+        )
+    })
+}
+
+fn build(
+    cache: &Path,
+    finished: &Path,
+    version: &str,
+    config_file: &Path,
+    config: &str,
+) -> Result<()> {
+    let options = wanted_options(config)?;
+    let source = unpack_source(cache, version)?;
+    let draft = cache.join("build");
+    remove(&draft)?;
+    let objects = draft.join("objects");
+    let result = draft.join("result");
+    for folder in [&objects, &result] {
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    let log = cache.join("build.log");
+    let _ = fs::remove_file(&log);
+
+    let make = |targets: &[&str]| {
+        let mut make = Command::new("nice");
+        make.args(["-n", "5", "make", "-C"])
+            .arg(&source)
+            .arg(format!("O={}", objects.display()));
+        make.arg("ARCH=x86_64").args(targets).envs(REPRODUCIBLE);
+        make.env("KCONFIG_ALLCONFIG", config_file);
+        // Set by `cargo`'s own parents at times; they would reach the kernel's makefiles.
+        make.env_remove("MAKEFLAGS")
+            .env_remove("MFLAGS")
+            .env_remove("CARGO_MAKEFLAGS");
+        make
+    };
+
+    let stage = Stage::begin("guest kernel: configuring");
+    command::logged(&mut make(&["allnoconfig"]), &log, |_| {})?;
+    command::logged(&mut make(&["olddefconfig"]), &log, |_| {})?;
+    let result_file = objects.join(".config");
+    let text = fs::read_to_string(&result_file)
+        .with_context(|| format!("reading {}", result_file.display()))?;
+    check_options(&options, &text)?;
+    stage.done(format_args!(
+        "{} options on",
+        text.lines().filter(|line| line.ends_with("=y")).count()
+    ));
+
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut stage = Stage::begin(format!(
+        "guest kernel: compiling Linux {version} ({jobs} jobs, some minutes)"
+    ));
+    let mut lines = 0usize;
+    command::logged(&mut make(&[&format!("-j{jobs}"), "vmlinux"]), &log, |_| {
+        lines += 1;
+        stage.update(format_args!("{} %", (lines * 100 / BUILD_LINES).min(99)));
+    })?;
+    let vmlinux = result.join("vmlinux");
+    command::run(
+        Command::new("strip")
+            .arg("-o")
+            .args([&vmlinux, &objects.join("vmlinux")]),
+    )?;
+    let release = fs::read_to_string(objects.join("include/config/kernel.release"))
+        .context("reading the release")?;
+    paths::publish(&result.join("release"), release.as_bytes())?;
+    fs::copy(&result_file, result.join("config")).context("keeping the configuration")?;
+    let length = fs::metadata(&vmlinux)
+        .with_context(|| format!("reading {}", vmlinux.display()))?
+        .len();
+
+    remove(finished)?;
+    fs::rename(&result, finished)
+        .with_context(|| format!("moving {} into place", finished.display()))?;
+    remove(&draft)?;
+    stage.done(format_args!("{}, {}", release.trim(), size(length)));
+    Ok(())
+}
+
+/// Unpacks Debian's source once per version; kept, because a changed configuration needs it again.
+fn unpack_source(cache: &Path, version: &str) -> Result<PathBuf> {
+    let folder = cache.join("source");
+    let unpacked = folder.join(version);
+    if unpacked.is_dir() {
+        return Ok(unpacked);
+    }
+    let archive = Path::new("/usr/src").join(format!("{}.tar.xz", setup::KERNEL_SOURCE));
+    ensure!(
+        archive.is_file(),
+        "{} is missing: `cargo xtask setup` installs it",
+        archive.display()
+    );
+    let stage = Stage::begin(format!("guest kernel: unpacking {}", archive.display()));
+    let draft = folder.join(".draft");
+    remove(&folder)?;
+    fs::create_dir_all(&draft).with_context(|| format!("creating {}", draft.display()))?;
+    command::output(
+        Command::new("tar")
+            .args(["-xJf"])
+            .arg(&archive)
+            .args(["--strip-components=1", "-C"])
+            .arg(&draft),
+    )?;
+    fs::rename(&draft, &unpacked)
+        .with_context(|| format!("moving {} into place", unpacked.display()))?;
+    stage.done(version);
+    Ok(unpacked)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The options that our list asks for: name and value.
+fn wanted_options(config: &str) -> Result<Vec<(&str, &str)>> {
+    let mut options: Vec<(&str, &str)> = Vec::new();
+    for line in config
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let Some((name, value)) = line
+            .split_once('=')
+            .filter(|(name, _)| name.starts_with("CONFIG_"))
+        else {
+            bail!("kernel.config: `{line}` is neither a comment nor CONFIG_NAME=value");
+        };
+        if options.iter().any(|(other, _)| *other == name) {
+            bail!("kernel.config names {name} twice");
+        }
+        options.push((name, value));
+    }
+    Ok(options)
+}
+
+/// Compares the final configuration with our list. Kconfig drops an option whose dependencies are not met without a
+/// word, and turns on what another option selects.
+fn check_options(wanted: &[(&str, &str)], result: &str) -> Result<()> {
+    let actual = |name: &str| {
+        result
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .unwrap_or("n")
+    };
+    let wrong: Vec<String> = wanted
+        .iter()
+        .filter(|(name, value)| actual(name) != *value)
+        .map(|(name, value)| format!("{name}={value} became {name}={}", actual(name)))
+        .collect();
+    if !wrong.is_empty() {
+        bail!(
+            "the kernel's configuration is not what vm-image/kernel.config asks for (a dependency is missing, or \
+             another option selects it): {}",
+            wrong.join(", ")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_option_is_named() {
+        let wanted = wanted_options("# text\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_S=\"x y\"\n").unwrap();
+        check_options(
+            &wanted,
+            "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_S=\"x y\"\nCONFIG_AB=y\n",
+        )
+        .unwrap();
+        let error = check_options(&wanted, "CONFIG_AB=y\nCONFIG_B=y\nCONFIG_S=\"x y\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("CONFIG_A=y became CONFIG_A=n, CONFIG_B=n became CONFIG_B=y"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_malformed_list_is_refused() {
+        assert!(wanted_options("CONFIG_A\n").is_err());
+        assert!(
+            wanted_options("CONFIG_A=y\nCONFIG_A=n\n")
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
+    }
+
+    #[test]
+    fn our_own_list_is_well_formed() {
+        let text = fs::read_to_string(paths::root().join("vm-image/kernel.config")).unwrap();
+        assert!(wanted_options(&text).unwrap().len() > 100);
+    }
+}
