@@ -1,0 +1,249 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use vmm::Accel;
+
+use crate::machine::{config::Config, launch, name::MachineName, process::Orders, size::Size};
+
+/// A Docker of your own: a small virtual machine that runs containers, for the `docker` you have.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coracle",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    after_help = "\
+Files are in $CORACLE_HOME (~/.coracle if unset), one directory per machine.
+First steps:
+  coracle start
+  docker --context coracle run --rm hello-world
+If something does not work, `coracle doctor` says why."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Start a machine; returns when Docker answers
+    ///
+    /// Creates the machine if there is none of that name, and a docker context that leads to it. What
+    /// is chosen by options is kept in the machine's config.toml and holds for later starts too.
+    Start(Start),
+    /// Stop a machine; returns when it is off
+    Stop(Stop),
+    /// Stop a machine if it runs, and start it
+    Restart(Restart),
+    /// Show how a machine is doing
+    ///
+    /// Exits with 0 if the machine runs, with 3 if it does not.
+    Status(Status),
+    /// List all machines
+    List(List),
+    /// Delete a machine with all its images, containers and volumes
+    Delete(Delete),
+    /// Run a shell, or a command, in the VM itself
+    ///
+    /// This is the system around the containers, as root: for looking at what goes on in the VM. Exits
+    /// with the exit code of the command.
+    Shell(Shell),
+    /// Show what a machine's process logged
+    Logs(Logs),
+    /// Show or change what a machine is like
+    Config(ConfigArgs),
+    /// Check whether this host has all that is needed
+    ///
+    /// Exits with 1 if something that is needed is missing.
+    Doctor(Doctor),
+    #[command(name = launch::COMMAND, hide = true)]
+    MachineProcess(Start),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Machine {
+    /// Name of the machine
+    #[arg(long, short, value_name = "NAME", default_value = MachineName::DEFAULT)]
+    pub(crate) name: MachineName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Choices {
+    /// Number of CPUs [default: the host's, at most 4]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+    /// Most memory the VM may use, as in 4G [default: a quarter of the host's, 2G to 8G]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// Size of the data disk, as in 60G; takes up only what is used, and can grow but not shrink [default: 60G]
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<Size>,
+    /// How to run the VM's CPUs: kvm (hardware), qemu (emulation, slow), or auto (the best that works) [default: auto]
+    #[arg(long, value_name = "auto|kvm|qemu")]
+    accel: Option<Accel>,
+}
+
+impl Choices {
+    pub(crate) fn config(&self) -> Config {
+        Config { cpus: self.cpus, memory: self.memory, disk: self.disk, accel: self.accel }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) choices: Choices,
+    /// Stay, and stop the machine at Ctrl-C or when this command is ended
+    #[arg(long)]
+    pub(crate) foreground: bool,
+}
+
+impl Start {
+    pub(crate) fn orders(&self) -> Orders {
+        Orders {
+            name: self.machine.name.clone(),
+            overrides: self.choices.config(),
+            foreground: self.foreground,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopTimeout {
+    /// How long containers have to end before they are killed
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=86_400))]
+    pub(crate) timeout: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) timeout: StopTimeout,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) timeout: StopTimeout,
+    #[command(flatten)]
+    pub(crate) choices: Choices,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Print a JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Do not ask, and stop the machine if it runs
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Command and its arguments [default: a login shell]
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Go on with what is logged from now on, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Show what the VM's kernel said on its console instead
+    #[arg(long)]
+    pub(crate) console: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<ConfigAction>,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Print the value of a key, or all keys
+    Get {
+        /// cpus, memory, disk or accel
+        key: Option<String>,
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Change a value, from the next start on
+    Set {
+        /// cpus, memory, disk or accel
+        key: String,
+        /// As the option of the same name of `coracle start`
+        value: String,
+        #[command(flatten)]
+        machine: Machine,
+    },
+    /// Print where the file is
+    Path {
+        #[command(flatten)]
+        machine: Machine,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Print a JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_for_the_vm_keeps_its_own_options() {
+        for line in [
+            &["coracle", "shell", "--", "ls", "-l", "--name"][..],
+            &["coracle", "shell", "ls", "-l", "--name"],
+        ] {
+            let Verb::Shell(shell) = Cli::try_parse_from(line).unwrap().verb else { panic!() };
+            assert_eq!(shell.command, ["ls", "-l", "--name"]);
+            assert!(shell.machine.name.is_default());
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Host sockets that lead into the guest.
+
+/// `docker.sock`.
+pub(crate) mod docker;

@@ -1,0 +1,92 @@
+//! From a machine's settings to a running VM.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use wire::vsock::GUEST_CID;
+
+use super::{
+    config::{Config, Host},
+    disk,
+    image::GuestImage,
+    lock::LockedHome,
+    process::{Accelerator, Machine},
+    vm::{Ended, Vm},
+};
+
+/// The root is the first disk, read-only; the data disk is the second. A guest that panics ends, so
+/// that its machine process can say so.
+const COMMAND_LINE: &str =
+    "console=ttyS0 root=/dev/vda ro rootfstype=erofs init=/sbin/coracle-agent panic=-1 reboot=t quiet";
+
+/// Reads and remembers the settings, prepares what the VM needs, and starts it.
+///
+/// # Errors
+/// What is wrong with the settings, the host or the files, in the user's terms. Nothing runs then.
+pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -> Result<Arc<dyn Vm>> {
+    let dir = locked.dir();
+    let image = GuestImage::find()?;
+    let stored = Config::load(&dir.config_file())?;
+    let disk_now = disk::current_size(&dir.disk_image())?;
+    let settings = stored.overridden_by(overrides.clone()).settle(&Host::this()?, disk_now)?;
+    let choice = vmm::probe(settings.accel).context("no way to run the VM's CPUs")?;
+    tracing::info!(?settings, "runs on {}: {}", choice.accelerator, choice.reason);
+    let accelerator = Accelerator { name: choice.accelerator.to_string(), reason: choice.reason };
+    // Remembered once they are known to be possible, and before anything is changed by them.
+    overrides.save(&dir.config_file())?;
+    machine.board.step("preparing the disk image");
+    if let Some(warning) = disk::prepare(&dir.disk_image(), settings.disk)? {
+        machine.board.remark(warning);
+    }
+    let config = vmm::VmConfig {
+        cpus: settings.cpus,
+        memory_mib: settings.memory.mib(),
+        kernel: image.kernel(),
+        cmdline: COMMAND_LINE.to_owned(),
+        disks: vec![
+            vmm::Disk { path: image.root(), read_only: true, id: "root".to_owned() },
+            vmm::Disk { path: dir.disk_image(), read_only: false, id: "data".to_owned() },
+        ],
+        vsock: Some(vmm::VsockConfig { guest_cid: GUEST_CID }),
+        console_log: dir.console_log(),
+        runtime_dir: dir.runtime_dir(),
+        accel: settings.accel,
+    };
+    // Set once: a machine process starts one VM.
+    let _ = machine.settings.set(settings);
+    let _ = machine.accelerator.set(accelerator);
+    machine.board.step("starting the VM");
+    let vm = vmm::Vm::start(config).context("the VM did not start")?;
+    Ok(Arc::new(RunningVm(vm)))
+}
+
+struct RunningVm(vmm::Vm);
+
+impl Vm for RunningVm {
+    fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
+        self.0.vsock().connect(port, timeout)
+    }
+
+    fn connect_stream(&self, port: u32, stream: OwnedFd) {
+        self.0.vsock().connect_stream(port, stream);
+    }
+
+    fn wait(&self) -> Ended {
+        let reason = self.0.wait();
+        // A reset is none: the guest asks for it after a panic too, and a power-off has a way of its own.
+        Ended { powered_off: matches!(reason, vmm::ExitReason::PoweredOff), reason: reason.to_string() }
+    }
+
+    fn kill(&self) {
+        self.0.kill();
+    }
+
+    fn emulator_pid(&self) -> Option<u32> {
+        Some(self.0.info().pid)
+    }
+}

@@ -1,0 +1,290 @@
+//! `config.toml`: what the user chose for a machine. What is not in it follows the host.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use toml_edit::{DocumentMut, Item, value};
+use vmm::Accel;
+
+use super::{
+    home::write_atomically,
+    size::{GIB, MIB, Size},
+};
+use crate::platform;
+
+/// The keys of the file, in the order in which they are shown.
+pub(crate) const KEYS: [&str; 4] = ["cpus", "memory", "disk", "accel"];
+
+/// More virtual CPUs than this help nobody and cost memory in the guest.
+const MAX_CPUS: u8 = 64;
+/// Below this the kernel and the engine leave nothing for containers.
+const MIN_MEMORY: Size = Size::whole(512 * MIB);
+/// Below this the file system's own tables and one image fill the disk.
+const MIN_DISK: Size = Size::whole(GIB);
+/// 64 TiB: beyond it a raw file meets the limits of common host file systems.
+const MAX_DISK: Size = Size::whole(64 << 40);
+/// Sparse: costs only what is used.
+const DEFAULT_DISK: Size = Size::whole(60 * GIB);
+
+/// What a machine is to be like; `None` follows the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) cpus: Option<u8>,
+    pub(crate) memory: Option<Size>,
+    pub(crate) disk: Option<Size>,
+    #[serde(default, deserialize_with = "accel_from_text")]
+    pub(crate) accel: Option<Accel>,
+}
+
+fn accel_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Accel>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What a machine is like: every choice made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) cpus: u8,
+    pub(crate) memory: Size,
+    pub(crate) disk: Size,
+    pub(crate) accel: Accel,
+}
+
+impl Config {
+    /// Reads the file; a missing one is an empty one.
+    pub(crate) fn load(path: &Path) -> Result<Config> {
+        Config::parse(path, &read(path)?)
+    }
+
+    /// `path` is for messages.
+    fn parse(path: &Path, text: &str) -> Result<Config> {
+        toml_edit::de::from_str(text).map_err(|error| {
+            let line =
+                error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            anyhow!("{}:{line}: {}", path.display(), one_line(error.message()))
+        })
+    }
+
+    /// The same with the choices of `over` in place of its own.
+    pub(crate) fn overridden_by(self, over: Config) -> Config {
+        Config {
+            cpus: over.cpus.or(self.cpus),
+            memory: over.memory.or(self.memory),
+            disk: over.disk.or(self.disk),
+            accel: over.accel.or(self.accel),
+        }
+    }
+
+    /// Writes the choices made in `self` into the file, and leaves the rest of it as it is: other
+    /// keys, comments, order.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        let old = read(path)?;
+        let mut document: DocumentMut = old.parse().map_err(|error: toml_edit::TomlError| {
+            anyhow!("{}: {}", path.display(), one_line(error.message()))
+        })?;
+        let choices = [
+            self.cpus.map(|cpus| value(i64::from(cpus))),
+            self.memory.map(|size| value(size.to_string())),
+            self.disk.map(|size| value(size.to_string())),
+            self.accel.as_ref().map(|accel| value(accel.to_string())),
+        ];
+        for (key, choice) in KEYS.into_iter().zip(choices) {
+            if let Some(choice) = choice {
+                set(&mut document, key, choice);
+            }
+        }
+        let new = document.to_string();
+        if new != old {
+            write_atomically(path, new.as_bytes(), 0o600)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A configuration in which `key` alone is chosen, as `text` says.
+    pub(crate) fn of(key: &str, text: &str) -> Result<Config> {
+        let mut config = Config::default();
+        let wrong = |error: &dyn std::fmt::Display| anyhow!("{key} = {text:?}: {error}");
+        match key {
+            "cpus" => config.cpus = Some(text.parse().map_err(|_| wrong(&"not a number of CPUs"))?),
+            "memory" => config.memory = Some(text.parse().map_err(|error| wrong(&error))?),
+            "disk" => config.disk = Some(text.parse().map_err(|error| wrong(&error))?),
+            "accel" => config.accel = Some(text.parse().map_err(|error| wrong(&error))?),
+            _ => bail!("unknown key {key:?}; the keys are {}", KEYS.join(", ")),
+        }
+        Ok(config)
+    }
+
+    /// Fills in the defaults and checks that this host can serve the result.
+    ///
+    /// `disk_now` is the size of the data disk if there is one: it is the default then, and the least
+    /// that can be asked for.
+    pub(crate) fn settle(self, host: &Host, disk_now: Option<Size>) -> Result<Settings> {
+        let settings = Settings {
+            cpus: self.cpus.unwrap_or(host.cpus.min(4)),
+            memory: self.memory.unwrap_or_else(|| host.default_memory()),
+            disk: self.disk.or(disk_now).unwrap_or(DEFAULT_DISK),
+            accel: self.accel.unwrap_or(Accel::Auto),
+        };
+        if !(1..=MAX_CPUS).contains(&settings.cpus) {
+            bail!("cpus = {}: a machine has 1 to {MAX_CPUS} CPUs", settings.cpus);
+        }
+        if settings.memory < MIN_MEMORY {
+            bail!("memory = {}: a machine needs at least {MIN_MEMORY}", settings.memory);
+        }
+        if settings.memory > host.memory {
+            bail!("memory = {}: this host has {}M in all", settings.memory, host.memory.mib());
+        }
+        if !(MIN_DISK..=MAX_DISK).contains(&settings.disk) {
+            bail!("disk = {}: a data disk has {MIN_DISK} to {MAX_DISK}", settings.disk);
+        }
+        if let Some(now) = disk_now.filter(|now| settings.disk < *now) {
+            bail!(
+                "disk = {}: the data disk has {now} already and cannot shrink; ask for {now} or more, or delete the machine and start a new one",
+                settings.disk
+            );
+        }
+        Ok(settings)
+    }
+}
+
+/// What the host has, as far as it limits a machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Host {
+    pub(crate) cpus: u8,
+    pub(crate) memory: Size,
+}
+
+impl Host {
+    pub(crate) fn this() -> Result<Host> {
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(u8::MAX));
+        let memory = platform::memory_bytes().context("cannot tell how much memory this host has")?;
+        Ok(Host { cpus, memory: Size::from_bytes(memory) })
+    }
+
+    /// A quarter of the host's memory in steps of 256 MiB, between 2 and 8 GiB, and never more than half.
+    fn default_memory(&self) -> Size {
+        let quarter = (self.memory.bytes() / 4).clamp(2 * GIB, 8 * GIB);
+        let step = 256 * MIB;
+        Size::from_bytes((quarter.min(self.memory.bytes() / 2) / step * step).max(MIN_MEMORY.bytes()))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Sets a key and keeps what the user wrote around an existing one.
+fn set(document: &mut DocumentMut, key: &str, new: Item) {
+    match (document.get_mut(key).and_then(Item::as_value_mut), new.into_value()) {
+        (Some(old), Ok(mut new)) => {
+            *new.decor_mut() = old.decor().clone();
+            *old = new;
+        }
+        (None, Ok(new)) => document[key] = Item::Value(new),
+        (_, Err(_)) => {}
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Host = Host { cpus: 8, memory: Size::whole(16 * GIB) };
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(Path::new("/home/config.toml"), text)
+    }
+
+    fn size(text: &str) -> Size {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse("cpus = 2\nmemory = \"4G\"\ndisk = \"80G\"\naccel = \"qemu\"\n").unwrap();
+        let expected = Config {
+            cpus: Some(2),
+            memory: Some(size("4G")),
+            disk: Some(size("80G")),
+            accel: Some(Accel::Qemu),
+        };
+        assert_eq!(config, expected);
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_file_line_and_what_is_known() {
+        let cases = [
+            ("cpus = 2\n\ncpu = 3\n", ":3:", "unknown field `cpu`"),
+            ("memory = \"4X\"\n", ":1:", "\"4X\" is not a size"),
+            ("cpus = 2\naccel = \"hvf\"\n", ":2:", "hvf"),
+            ("cpus = 2\ncpus = \n", ":2:", ""),
+            ("cpus = 300", ":1:", "300"),
+        ];
+        for (text, line, words) in cases {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("/home/config.toml{line}")), "{text:?}: {error}");
+            assert!(error.contains(words), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        let error = parse("cpu = 3").unwrap_err().to_string();
+        for key in KEYS {
+            assert!(error.contains(&format!("`{key}`")), "{error} does not name {key}");
+        }
+    }
+
+    #[test]
+    fn saving_keeps_what_the_user_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, "# mine\ncpus = 2 # few\naccel = \"auto\"\n").unwrap();
+        let flags = Config { cpus: Some(3), memory: Some(size("4G")), ..Config::default() };
+        flags.save(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "# mine\ncpus = 3 # few\naccel = \"auto\"\nmemory = \"4G\"\n");
+        let expected = Config { accel: Some(Accel::Auto), ..flags };
+        assert_eq!(Config::load(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn defaults_follow_the_host_and_an_existing_disk() {
+        let settings = Config::default().settle(&HOST, None).unwrap();
+        assert_eq!(settings, Settings { cpus: 4, memory: size("4G"), disk: size("60G"), accel: Accel::Auto });
+        assert_eq!(Config::default().settle(&HOST, Some(size("7G"))).unwrap().disk, size("7G"));
+        let small = Host { cpus: 1, memory: size("3G") };
+        let settings = Config::default().settle(&small, None).unwrap();
+        assert_eq!((settings.cpus, settings.memory), (1, size("1536M")));
+        let large = Host { cpus: 128, memory: size("1T") };
+        assert_eq!(Config::default().settle(&large, None).unwrap().memory, size("8G"));
+    }
+
+    #[test]
+    fn what_the_host_or_the_disk_cannot_give_is_refused() {
+        let cases = [
+            ("cpus", "0", "1 to 64"),
+            ("memory", "17G", "16384M in all"),
+            ("memory", "256M", "at least 512M"),
+            ("disk", "10M", "1G to 64T"),
+            ("disk", "9G", "cannot shrink"),
+        ];
+        for (key, text, words) in cases {
+            let error =
+                Config::of(key, text).unwrap().settle(&HOST, Some(size("10G"))).unwrap_err().to_string();
+            assert!(error.contains(words), "{key}={text}: {error}");
+        }
+        assert!(Config::of("cpu", "1").unwrap_err().to_string().contains("cpus, memory, disk, accel"));
+        assert!(Config::of("cpus", "two").is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! What the user sees: results on standard output, progress and errors on standard error.
+
+use std::{
+    fmt::{self, Display},
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// Writes a line to standard output. A reader that went away has seen what it wanted.
+pub(crate) fn say(line: impl Display) {
+    let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Writes a line to standard error, in one piece: others may write there too.
+pub(crate) fn tell(line: impl Display) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// How often a line of progress is drawn anew.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// Progress of something that takes seconds: one line that changes on a terminal, else a line for
+/// each step.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    begin: Instant,
+    step: String,
+    terminal: bool,
+}
+
+impl Progress {
+    pub(crate) fn begin() -> Progress {
+        // A terminal that cannot move its cursor gets lines.
+        let capable = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        Progress {
+            begin: Instant::now(),
+            step: String::new(),
+            terminal: capable && io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows what is being done now.
+    pub(crate) fn step(&mut self, step: &str) {
+        step.clone_into(&mut self.step);
+        if self.terminal {
+            self.draw();
+        } else {
+            tell(format_args!("{:5.1} s  {step}", self.elapsed()));
+        }
+    }
+
+    /// Shows that time goes by.
+    pub(crate) fn tick(&self) {
+        if self.terminal && !self.step.is_empty() {
+            self.draw();
+        }
+    }
+
+    /// A line that stays, above the one that changes.
+    pub(crate) fn note(&self, note: &str) {
+        self.clear();
+        tell(note);
+        self.tick();
+    }
+
+    /// Removes the line that changes; what follows is the result.
+    pub(crate) fn clear(&self) {
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    /// Seconds since the beginning.
+    pub(crate) fn elapsed(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
+    fn draw(&self) {
+        let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        let line = format!("{:5.1} s  {} …", self.elapsed(), self.step);
+        // A line that wraps could not be taken back.
+        let shown: String = line.chars().take(columns.saturating_sub(1)).collect();
+        let _ = io::stderr().write_all(format!("\r\x1b[K{shown}").as_bytes());
+    }
+}
+
+/// `1 CPU`, `2 CPUs`.
+pub(crate) fn cpus(count: u8) -> String {
+    if count == 1 { "1 CPU".to_owned() } else { format!("{count} CPUs") }
+}
+
+/// Rows of text under each other, each column as wide as its widest cell.
+#[derive(Debug, Default)]
+pub(crate) struct Table(Vec<Vec<String>>);
+
+impl Table {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [impl Into<String>; N]) {
+        self.0.push(cells.into_iter().map(Into::into).collect());
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.0
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for (index, row) in self.0.iter().enumerate() {
+            let padded: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let end = if index + 1 < self.0.len() { "\n" } else { "" };
+            write!(f, "{}{end}", padded.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_up() {
+        let mut table = Table::default();
+        table.row(["NAME", "STATE"]);
+        table.row(["web-server", "running"]);
+        table.row(["é", "stopped"]);
+        assert_eq!(table.to_string(), "NAME        STATE\nweb-server  running\né           stopped");
+    }
+}

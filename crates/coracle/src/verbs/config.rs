@@ -1,0 +1,72 @@
+//! `coracle config`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::{
+    cli::{ConfigAction, ConfigArgs},
+    control::client,
+    machine::{
+        config::{Config, Host, KEYS, Settings},
+        disk,
+        home::{Home, MachineDir},
+        name::MachineName,
+    },
+    terminal::{Table, say},
+};
+
+pub(crate) fn run(args: ConfigArgs) -> Result<ExitCode> {
+    let home = Home::from_environment()?;
+    let dir = |name: &MachineName| home.machine(name);
+    match args.action {
+        None => get(&dir(&args.machine.name), None)?,
+        Some(ConfigAction::Get { key, machine }) => get(&dir(&machine.name), key.as_deref())?,
+        Some(ConfigAction::Set { key, value, machine }) => set(&dir(&machine.name), &key, &value)?,
+        Some(ConfigAction::Path { machine }) => say(dir(&machine.name).config_file().display()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn get(dir: &MachineDir, key: Option<&str>) -> Result<()> {
+    let config = Config::load(&dir.config_file())?;
+    let chosen =
+        [config.cpus.is_some(), config.memory.is_some(), config.disk.is_some(), config.accel.is_some()];
+    let settings = settle(dir, config)?;
+    let values = [
+        settings.cpus.to_string(),
+        settings.memory.to_string(),
+        settings.disk.to_string(),
+        settings.accel.to_string(),
+    ];
+    if let Some(key) = key {
+        let Some(index) = KEYS.iter().position(|known| *known == key) else {
+            bail!("unknown key {key:?}; the keys are {}", KEYS.join(", "));
+        };
+        say(&values[index]);
+        return Ok(());
+    }
+    let mut table = Table::default();
+    for ((key, value), chosen) in KEYS.iter().zip(&values).zip(chosen) {
+        table.row([*key, value, if chosen { "" } else { "(default)" }]);
+    }
+    say(table);
+    Ok(())
+}
+
+fn set(dir: &MachineDir, key: &str, value: &str) -> Result<()> {
+    let change = Config::of(key, value)?;
+    let old = Config::load(&dir.config_file())?;
+    // Refused now rather than at the next start.
+    settle(dir, old.overridden_by(change.clone()))?;
+    dir.create()?;
+    change.save(&dir.config_file())?;
+    if client::status(dir).is_ok() {
+        say("Takes effect when the machine is restarted (`coracle restart`).");
+    }
+    Ok(())
+}
+
+fn settle(dir: &MachineDir, config: Config) -> Result<Settings> {
+    config.settle(&Host::this()?, disk::current_size(&dir.disk_image())?)
+}

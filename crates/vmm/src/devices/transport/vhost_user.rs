@@ -1,0 +1,468 @@
+//! Serves a device to an emulator in another process by the vhost-user protocol
+//! (<https://qemu-project.gitlab.io/qemu/interop/vhost-user.html>).
+//!
+//! The emulator shows the device to its guest, maps guest memory that it shares with us, and passes a pair of eventfds
+//! per queue: "kick" from the driver to the device and "call" back. From then on the emulator is not involved in
+//! moving data.
+//!
+//! One thread per device does everything: protocol, kicks, the device's own events. So nothing here is shared, a
+//! device is never called while its queues change, and it ends in one place.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, poll};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
+    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{
+    BackendReqHandler, Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
+};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueT as _};
+use vm_memory::{GuestAddress, GuestMemoryRegion as _, GuestRegionMmap};
+
+use crate::devices::virtio::queue::Interrupt;
+use crate::devices::virtio::{DeviceError, MAX_QUEUES, Progress, VirtQueue, VirtioDevice};
+use crate::memory::GuestMemory;
+use crate::sys;
+
+/// Tokens of the loop's descriptors. Those of kicks are the queues' numbers.
+const PROTOCOL: u64 = u64::MAX;
+const DEVICE: u64 = u64::MAX - 1;
+
+/// Why a device is served no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the device's event loop failed")]
+    EventLoop(#[source] io::Error),
+    #[error("the emulator and the device do not understand each other")]
+    Protocol(#[source] VhostError),
+    #[error("the device failed")]
+    Device(#[source] DeviceError),
+    #[error("the device's thread panicked")]
+    Panic,
+}
+
+/// Serves `device` over `socket` until the emulator closes its end, which is the orderly end.
+pub fn serve(device: Box<dyn VirtioDevice>, socket: UnixStream) -> Result<(), ServeError> {
+    // A bug in a device must end the machine with a message, not leave it with a dead disk.
+    catch_unwind(AssertUnwindSafe(|| Server::new(device, socket)?.run())).unwrap_or(Err(ServeError::Panic))
+}
+
+struct Server {
+    backend: Arc<Mutex<Backend>>,
+    protocol: BackendReqHandler<Mutex<Backend>>,
+    socket: UnixStream,
+    epoll: Arc<OwnedFd>,
+}
+
+impl Server {
+    fn new(device: Box<dyn VirtioDevice>, socket: UnixStream) -> Result<Self, ServeError> {
+        let setup = || -> io::Result<_> {
+            let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
+            let watched = socket.try_clone()?;
+            epoll::add(&*epoll, &watched, EventData::new_u64(PROTOCOL), EventFlags::IN)?;
+            if let Some(source) = device.event_source() {
+                epoll::add(&*epoll, source, EventData::new_u64(DEVICE), EventFlags::IN)?;
+            }
+            Ok((epoll, watched))
+        };
+        let (epoll, watched) = setup().map_err(ServeError::EventLoop)?;
+        let backend = Arc::new(Mutex::new(Backend::new(device, Arc::clone(&epoll))));
+        let protocol = BackendReqHandler::from_stream(socket, Arc::clone(&backend));
+        Ok(Server { backend, protocol, socket: watched, epoll })
+    }
+
+    fn run(mut self) -> Result<(), ServeError> {
+        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; MAX_QUEUES + 2];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut progress = Progress::Idle;
+        loop {
+            let timeout = (progress == Progress::Again).then_some(&now);
+            let count = match epoll::wait(&*self.epoll, &mut events[..], timeout) {
+                Ok(count) => count,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(ServeError::EventLoop(error.into())),
+            };
+            let mut work = progress == Progress::Again;
+            for event in &events[..count] {
+                match event.data.u64() {
+                    PROTOCOL => {
+                        if self.hung_up()? {
+                            return Ok(());
+                        }
+                        match self.protocol.handle_request() {
+                            Ok(()) => {}
+                            // It was killed in the middle of a message.
+                            Err(VhostError::Disconnected | VhostError::PartialMessage) => return Ok(()),
+                            Err(error) => return Err(ServeError::Protocol(error)),
+                        }
+                        // A queue may have been started with chains in it that no kick will tell of.
+                        work = true;
+                    }
+                    DEVICE => work = true,
+                    queue => work |= lock(&self.backend).take_kick(queue),
+                }
+            }
+            if work {
+                progress = lock(&self.backend).process().map_err(ServeError::Device)?;
+            }
+        }
+    }
+
+    /// Whether the emulator has closed its end and left nothing to read.
+    fn hung_up(&self) -> Result<bool, ServeError> {
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut state = [PollFd::new(&self.socket, PollFlags::IN)];
+        poll(&mut state, Some(&now)).map_err(|error| ServeError::EventLoop(error.into()))?;
+        let hung_up = state[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+        Ok(hung_up && rustix::io::ioctl_fionread(&self.socket).is_ok_and(|waiting| waiting == 0))
+    }
+}
+
+/// Only the device's thread ever takes this lock; the protocol library asks for one.
+fn lock(backend: &Mutex<Backend>) -> MutexGuard<'_, Backend> {
+    backend.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The eventfd by which the guest is interrupted, once the emulator has passed it.
+struct Call(Option<File>);
+
+impl Interrupt for Call {
+    fn trigger(&self) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), |file| sys::wake(file.as_fd()))
+    }
+}
+
+struct Ring {
+    queue: Queue,
+    kick: Option<File>,
+    call: Call,
+    enabled: bool,
+    /// The driver broke the queue's rules: it is not touched until it is set up anew.
+    broken: bool,
+}
+
+impl Ring {
+    fn is_live(&self) -> bool {
+        self.enabled && !self.broken && self.queue.ready()
+    }
+}
+
+/// A piece of guest memory: where the emulator has it, and where the guest.
+struct Mapping {
+    emulator_address: u64,
+    guest_address: u64,
+    bytes: u64,
+}
+
+/// The state that the protocol's requests act on.
+struct Backend {
+    device: Box<dyn VirtioDevice>,
+    epoll: Arc<OwnedFd>,
+    rings: Vec<Ring>,
+    memory: GuestMemory,
+    mappings: Vec<Mapping>,
+}
+
+impl Backend {
+    fn new(device: Box<dyn VirtioDevice>, epoll: Arc<OwnedFd>) -> Self {
+        let rings = device
+            .queue_sizes()
+            .iter()
+            .take(MAX_QUEUES)
+            .filter_map(|&size| Queue::new(size).ok())
+            .map(|queue| Ring { queue, kick: None, call: Call(None), enabled: false, broken: false })
+            .collect();
+        Backend { device, epoll, rings, memory: GuestMemory::new(), mappings: Vec::new() }
+    }
+
+    /// Clears a queue's kick; false if there was none, or its queue is not to be worked on.
+    fn take_kick(&mut self, index: u64) -> bool {
+        let ring = usize::try_from(index).ok().and_then(|index| self.rings.get(index));
+        let Some((ring, kick)) = ring.and_then(|ring| Some((ring, ring.kick.as_ref()?))) else {
+            return false;
+        };
+        sys::clear(kick.as_fd());
+        ring.is_live()
+    }
+
+    /// Lets the device work.
+    fn process(&mut self) -> Result<Progress, DeviceError> {
+        let memory = &self.memory;
+        let mut queues: Vec<VirtQueue<'_>> = self
+            .rings
+            .iter_mut()
+            .enumerate()
+            .map(|(index, ring)| {
+                let live = ring.is_live();
+                VirtQueue::new(index, live.then_some(&mut ring.queue), memory, &ring.call)
+            })
+            .collect();
+        match self.device.process(&mut queues) {
+            Err(DeviceError::Guest(error)) => {
+                drop(queues);
+                tracing::warn!(
+                    device = self.device.name(),
+                    error = &error as &dyn std::error::Error,
+                    "the guest broke a queue; the device stands still until its driver resets it"
+                );
+                for ring in &mut self.rings {
+                    ring.broken = true;
+                }
+                self.device.reset();
+                Ok(Progress::Idle)
+            }
+            result => result,
+        }
+    }
+
+    fn ring(&mut self, index: u32) -> VhostResult<&mut Ring> {
+        let index = usize::try_from(index).map_err(|_| VhostError::InvalidParam)?;
+        self.rings.get_mut(index).ok_or(VhostError::InvalidParam)
+    }
+
+    /// The guest's address of something that the emulator has at `address`.
+    fn guest_address(&self, address: u64) -> VhostResult<GuestAddress> {
+        self.mappings
+            .iter()
+            .find_map(|mapping| {
+                let offset = address.checked_sub(mapping.emulator_address)?;
+                (offset < mapping.bytes).then(|| GuestAddress(mapping.guest_address + offset))
+            })
+            .ok_or(VhostError::InvalidParam)
+    }
+
+    fn watch_kick(epoll: BorrowedFd<'_>, index: u8, ring: &mut Ring, kick: Option<File>) -> io::Result<()> {
+        if let Some(old) = ring.kick.take() {
+            epoll::delete(epoll, &old)?;
+        }
+        if let Some(kick) = &kick {
+            // A kick left from before is not lost: the eventfd is readable.
+            epoll::add(epoll, kick, EventData::new_u64(index.into()), EventFlags::IN)?;
+        }
+        ring.kick = kick;
+        Ok(())
+    }
+
+    fn add_region(&mut self, region: &VhostUserMemoryRegion, file: File) -> VhostResult<()> {
+        let mapped = region.mmap_region(file)?;
+        let mapped = GuestRegionMmap::new(mapped, GuestAddress(region.guest_phys_addr)).ok_or(VhostError::InvalidParam)?;
+        let bytes = mapped.len();
+        self.memory = self
+            .memory
+            .insert_region(Arc::new(mapped))
+            .map_err(|error| VhostError::ReqHandlerError(io::Error::other(error)))?;
+        self.mappings.push(Mapping {
+            emulator_address: region.user_addr,
+            guest_address: region.guest_phys_addr,
+            bytes,
+        });
+        Ok(())
+    }
+}
+
+fn refuse<T>() -> VhostResult<T> {
+    Err(VhostError::InvalidOperation("not offered by this device"))
+}
+
+/// The requests of the emulator, in the order of a device's life.
+impl VhostUserBackendReqHandlerMut for Backend {
+    fn set_owner(&mut self) -> VhostResult<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> VhostResult<()> {
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> VhostResult<u64> {
+        let transport = [VIRTIO_F_VERSION_1, VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_RING_F_EVENT_IDX];
+        let transport = transport.into_iter().fold(0, |features, bit| features | 1_u64 << bit);
+        Ok(self.device.features() | transport | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+    }
+
+    fn set_features(&mut self, features: u64) -> VhostResult<()> {
+        if features & !self.get_features()? != 0 {
+            return Err(VhostError::InvalidParam);
+        }
+        let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let enabled = features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
+        for ring in &mut self.rings {
+            ring.queue.set_event_idx(event_idx);
+            // Without protocol features there is no request to enable a ring: all are, from the start.
+            ring.enabled |= enabled;
+        }
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
+        Ok(VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> VhostResult<()> {
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> VhostResult<u64> {
+        u64::try_from(self.rings.len()).map_err(|_| VhostError::InvalidParam)
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
+        let config = self.device.config();
+        let [offset, size] = [offset, size].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        // Fields that a newer emulator knows and the device does not read as zeroes. The size is that of a message.
+        Ok((0..size.min(0x1000)).map(|at| config.get(offset.saturating_add(at)).copied().unwrap_or(0)).collect())
+    }
+
+    fn set_config(&mut self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> VhostResult<()> {
+        refuse()
+    }
+
+    fn set_mem_table(&mut self, regions: &[VhostUserMemoryRegion], files: Vec<File>) -> VhostResult<()> {
+        self.memory = GuestMemory::new();
+        self.mappings.clear();
+        for (region, file) in regions.iter().zip(files) {
+            self.add_region(region, file)?;
+        }
+        Ok(())
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> VhostResult<()> {
+        let size = u16::try_from(num).map_err(|_| VhostError::InvalidParam)?;
+        self.ring(index)?.queue.try_set_size(size).map_err(|_| VhostError::InvalidParam)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> VhostResult<()> {
+        let [descriptor, used, available] = [descriptor, used, available].map(|address| self.guest_address(address));
+        let (descriptor, used, available) = (descriptor?, used?, available?);
+        let index = usize::try_from(index).map_err(|_| VhostError::InvalidParam)?;
+        let ring = self.rings.get_mut(index).ok_or(VhostError::InvalidParam)?;
+        let queue = &mut ring.queue;
+        queue.try_set_desc_table_address(descriptor).map_err(|_| VhostError::InvalidParam)?;
+        queue.try_set_avail_ring_address(available).map_err(|_| VhostError::InvalidParam)?;
+        queue.try_set_used_ring_address(used).map_err(|_| VhostError::InvalidParam)?;
+        // SET_VRING_BASE tells only of the available ring; the used ring tells of itself.
+        let next_used = queue.used_idx(&self.memory, Ordering::Acquire).map_err(|_| VhostError::InvalidParam)?;
+        queue.set_next_used(next_used.0);
+        ring.broken = false;
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
+        let base = u16::try_from(base).map_err(|_| VhostError::InvalidParam)?;
+        self.ring(index)?.queue.set_next_avail(base);
+        Ok(())
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
+        self.ring(index.into())?.call = Call(fd);
+        Ok(())
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
+        let epoll = Arc::clone(&self.epoll);
+        let ring = self.ring(index.into())?;
+        // Section "Starting and stopping rings": a ring starts with its kick.
+        ring.queue.set_ready(fd.is_some());
+        Backend::watch_kick(epoll.as_fd(), index, ring, fd).map_err(VhostError::ReqHandlerError)
+    }
+
+    fn set_vring_err(&mut self, _index: u8, _fd: Option<File>) -> VhostResult<()> {
+        Ok(())
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> VhostResult<()> {
+        self.ring(index)?.enabled = enable;
+        Ok(())
+    }
+
+    /// Stops a ring.
+    fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
+        let epoll = Arc::clone(&self.epoll);
+        let ring = self.ring(index)?;
+        ring.queue.set_ready(false);
+        ring.call = Call(None);
+        let next = ring.queue.next_avail();
+        let number = u8::try_from(index).map_err(|_| VhostError::InvalidParam)?;
+        Backend::watch_kick(epoll.as_fd(), number, ring, None).map_err(VhostError::ReqHandlerError)?;
+        // Whichever queue stops first: the driver is gone, and with it all that the device knows of it.
+        self.device.reset();
+        Ok(VhostUserVringState::new(index, next.into()))
+    }
+
+    fn reset_device(&mut self) -> VhostResult<()> {
+        for ring in &mut self.rings {
+            ring.enabled = false;
+        }
+        self.device.reset();
+        Ok(())
+    }
+
+    fn get_max_mem_slots(&mut self) -> VhostResult<u64> {
+        refuse()
+    }
+
+    fn add_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion, _file: File) -> VhostResult<()> {
+        refuse()
+    }
+
+    fn remove_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion) -> VhostResult<()> {
+        refuse()
+    }
+
+    fn set_gpu_socket(&mut self, _backend: GpuBackend) -> VhostResult<()> {
+        refuse()
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> VhostResult<File> {
+        refuse()
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
+        refuse()
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> VhostResult<()> {
+        refuse()
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> VhostResult<Option<File>> {
+        refuse()
+    }
+
+    fn check_device_state(&mut self) -> VhostResult<()> {
+        refuse()
+    }
+
+    fn get_shmem_config(&mut self) -> VhostResult<VhostUserShMemConfig> {
+        refuse()
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> VhostResult<()> {
+        refuse()
+    }
+}

@@ -1,0 +1,140 @@
+//! QEMU's command line for a `microvm` board: no PCI, no ACPI, no firmware tables, eight virtio-mmio slots.
+//!
+//! Without ACPI the board tells the kernel of its devices on the kernel's command line, from the last slot to the first.
+//! Options are those of QEMU 7.2 and later.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::path::Path;
+
+use crate::devices::virtio::QUEUE_SIZE;
+
+/// The program, and the Debian package it comes from.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+pub(crate) const PACKAGE: &str = "qemu-system-x86";
+
+/// The I/O port that ends the machine: see [`POWER_OFF_EXIT_CODE`].
+pub const POWER_OFF_PORT: u16 = 0xf4;
+
+/// What a guest writes to [`POWER_OFF_PORT`], as 32 bits, to switch the machine off.
+pub const POWER_OFF_VALUE: u32 = 0x10;
+
+/// How QEMU exits when the guest switches the machine off. QEMU makes it of the value: twice that, plus one.
+pub(crate) const POWER_OFF_EXIT_CODE: i32 = 0x21;
+
+/// Memory for translated code, in MiB. QEMU's default, an eighth of the host's memory, would be filled and kept by a
+/// busy guest.
+const TRANSLATION_CACHE_MIB: u32 = 128;
+
+/// A device of ours that QEMU only passes on: its type in QEMU's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Blk,
+    Vsock,
+    Rng,
+}
+
+impl Kind {
+    /// The value of `-device`, without slot and socket.
+    fn driver(self) -> String {
+        match self {
+            Kind::Blk => format!("vhost-user-blk,num-queues=1,queue-size={QUEUE_SIZE}"),
+            Kind::Vsock => "vhost-user-vsock-device".to_owned(),
+            Kind::Rng => "vhost-user-rng".to_owned(),
+        }
+    }
+}
+
+/// A machine in QEMU's terms.
+pub(crate) struct Board<'a> {
+    pub(crate) cpus: u8,
+    pub(crate) memory_mib: u64,
+    pub(crate) kernel: &'a Path,
+    pub(crate) cmdline: &'a str,
+    /// Our sockets, one for the console and one per device; the child inherits them under the same numbers.
+    pub(crate) console: BorrowedFd<'a>,
+    pub(crate) devices: Vec<(Kind, BorrowedFd<'a>)>,
+}
+
+impl Board<'_> {
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Arguments(Vec::new());
+        arguments.flags(&["-no-user-config", "-nodefaults", "-no-reboot"]);
+        arguments.option("-machine", "microvm,acpi=off,memory-backend=memory");
+        arguments.option("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"));
+        arguments.option("-cpu", "max");
+        arguments.option("-smp", self.cpus.to_string());
+        arguments.option("-m", format!("{}M", self.memory_mib));
+        // Shared, so that the devices' process can map it.
+        arguments.option("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib));
+        arguments.option("-display", "none");
+        arguments.option("-monitor", "none");
+        // A guest that breaks out of QEMU finds no fork, no exec and no way to more privileges.
+        arguments.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        arguments.option("-global", "virtio-mmio.force-legacy=false");
+        arguments.option("-device", format!("isa-debug-exit,iobase={POWER_OFF_PORT:#x},iosize=4"));
+        arguments.option("-chardev", format!("socket,id=console,fd={}", self.console.as_raw_fd()));
+        arguments.option("-serial", "chardev:console");
+        // The guest meets the devices in the order given: the first is in the last slot.
+        for (slot, (kind, socket)) in (0..self.devices.len()).rev().zip(&self.devices) {
+            arguments.option("-chardev", format!("socket,id=device{slot},fd={}", socket.as_raw_fd()));
+            arguments.option("-device", format!("{},bus=virtio-mmio-bus.{slot},chardev=device{slot}", kind.driver()));
+        }
+        arguments.option("-kernel", self.kernel);
+        // First, so that the caller's choice wins. A reset by triple fault is the only one this board knows, and by
+        // -no-reboot it ends QEMU; a panic shall end the machine as well, instead of halting it for ever.
+        arguments.option("-append", format!("reboot=t panic=-1 {}", self.cmdline));
+        arguments.0
+    }
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flags(&mut self, flags: &[&str]) {
+        self.0.extend(flags.iter().map(OsString::from));
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.extend([name.into(), value.into()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd as _;
+
+    #[test]
+    fn devices_take_the_slots_from_the_last_to_the_first() {
+        let file = tempfile::tempfile().unwrap();
+        let fd = file.as_fd();
+        let number = fd.as_raw_fd();
+        let board = Board {
+            cpus: 2,
+            memory_mib: 512,
+            kernel: Path::new("/k,1"),
+            cmdline: "root=/dev/vda",
+            console: fd,
+            devices: vec![(Kind::Blk, fd), (Kind::Blk, fd), (Kind::Vsock, fd), (Kind::Rng, fd)],
+        };
+        let arguments: Vec<String> =
+            board.arguments().into_iter().map(|argument| argument.into_string().unwrap()).collect();
+        let values = |name: &str| -> Vec<&str> {
+            arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
+        };
+        let devices = values("-device");
+        assert_eq!(devices.len(), 5);
+        assert!(devices[2].starts_with("vhost-user-blk,") && devices[2].ends_with("virtio-mmio-bus.2,chardev=device2"));
+        assert_eq!(devices[4], "vhost-user-rng,bus=virtio-mmio-bus.0,chardev=device0");
+        assert_eq!(values("-chardev")[0], format!("socket,id=console,fd={number}"));
+        assert_eq!(values("-append"), ["reboot=t panic=-1 root=/dev/vda"]);
+        assert_eq!(values("-kernel"), ["/k,1"]);
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_value() {
+        assert_eq!(u32::try_from(POWER_OFF_EXIT_CODE).unwrap(), POWER_OFF_VALUE << 1 | 1);
+    }
+}

@@ -1,0 +1,98 @@
+//! What the kernel is told about a machine whose work is to run containers: its name, its limits, its
+//! loopback interface.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+const HOSTNAME: &str = "coracle";
+
+/// Open files a process may have; containers inherit it. The kernel's own ceiling (`fs.nr_open`).
+const OPEN_FILES: u64 = 1 << 20;
+
+/// Kernel settings: path below `/proc/sys`, value.
+const SETTINGS: &[(&str, &str)] = &[
+    // Containers reach each other and the world through this machine.
+    ("net/ipv4/ip_forward", "1"),
+    // One developer's file watchers are many: each container and each bundler has its own.
+    ("fs/inotify/max_user_instances", "8192"),
+    ("fs/inotify/max_user_watches", "1048576"),
+    ("fs/inotify/max_queued_events", "65536"),
+    ("fs/file-max", "9223372036854775807"),
+    // Elasticsearch and its kin refuse to start below this.
+    ("vm/max_map_count", "262144"),
+    ("kernel/pid_max", "4194304"),
+    // Each container takes a session keyring of root's.
+    ("kernel/keys/root_maxkeys", "1000000"),
+    // Debuggers attach to processes in their container as they do on Docker Desktop; containers are kept
+    // apart by their namespaces.
+    ("kernel/yama/ptrace_scope", "0"),
+    // A kernel in an unknown state must not go on writing to the data disk: end the VM at once.
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/panic", "-1"),
+];
+
+/// Applies everything. What fails is logged and left out: no setting is worth a VM that does not start.
+/// A setting that this kernel does not have needs none.
+pub(crate) fn apply() {
+    if let Err(error) = rustix::system::sethostname(HOSTNAME.as_bytes()) {
+        tracing::warn!("cannot set the host name: {error}");
+    }
+    for (path, value) in SETTINGS {
+        if let Err(error) = fs::write(format!("/proc/sys/{path}"), value)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot set {path} to {value}: {error}");
+        }
+    }
+    let unlimited = Rlimit { current: None, maximum: None };
+    let files = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    for (name, resource, limit) in [
+        ("open files", Resource::Nofile, files),
+        ("locked memory", Resource::Memlock, unlimited),
+        ("processes", Resource::Nproc, unlimited),
+    ] {
+        if let Err(error) = setrlimit(resource, limit) {
+            tracing::warn!("cannot raise the limit of {name}: {error}");
+        }
+    }
+    if let Err(error) = loopback_up() {
+        tracing::warn!("{error:#}");
+    }
+}
+
+/// Sets the interface `lo` up; the kernel then gives it 127.0.0.1 and ::1. netdevice(7).
+fn loopback_up() -> Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .context("no socket to set the loopback interface up with")?;
+    set_up_flag(&socket, b"lo").context("cannot set the loopback interface up")
+}
+
+fn set_up_flag(socket: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: both requests take an ifreq and read or write its flags; the name ends with a zero byte,
+    // as it is shorter than the field.
+    let result = unsafe {
+        match libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) {
+            0 => {
+                let up = libc::IFF_UP as libc::c_short;
+                request.ifr_ifru.ifru_flags |= up;
+                libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+            }
+            error => error,
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
