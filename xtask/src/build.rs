@@ -17,8 +17,7 @@ pub(crate) const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The guest has one C library to link with: none at run time. Random numbers come from the system call, because the
 /// default looks the function up in a shared C library and, finding none, opens `/dev/random` before there is a
 /// `/dev`.
-const GUEST_RUSTFLAGS: &str =
-    r#"-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom""#;
+const GUEST_RUSTFLAGS: &str = r#"-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom""#;
 
 /// The finished product.
 #[derive(Debug, Clone)]
@@ -37,10 +36,7 @@ pub(crate) fn run() -> Result<()> {
     let product = product()?;
     say(format_args!("host program:  {}", product.coracle.display()));
     say(format_args!("guest program: {}", product.agent.display()));
-    say(format_args!(
-        "guest image:   {}",
-        product.image.folder.display()
-    ));
+    say(format_args!("guest image:   {}", product.image.folder.display()));
     Ok(())
 }
 
@@ -50,21 +46,13 @@ pub(crate) fn product() -> Result<Product> {
     let agent = paths::product().join("bin/coracle-agent");
     command::run(cargo("build").args(["--release", "--package", "coracle"]))?;
     let coracle = install(&paths::target().join("release/coracle"))?;
-    Ok(Product {
-        coracle,
-        agent,
-        image,
-    })
+    Ok(Product { coracle, agent, image })
 }
 
 /// Builds the guest program, static and in release mode, and returns where it is.
 pub(crate) fn agent() -> Result<PathBuf> {
     command::run(guest_cargo("build").args(["--release", "--package", "coracle-agent"]))?;
-    install(
-        &paths::target()
-            .join(GUEST_TARGET)
-            .join("release/coracle-agent"),
-    )
+    install(&paths::target().join(GUEST_TARGET).join("release/coracle-agent"))
 }
 
 /// `cargo <subcommand>` in the project's folder.
@@ -72,10 +60,7 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).current_dir(paths::root());
     // Cargo sets these for us, its child; a nested cargo would take them for its user's wishes.
-    cargo
-        .env_remove("CARGO_MANIFEST_DIR")
-        .env_remove("CARGO_PKG_NAME")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_PKG_NAME").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo
 }
 
@@ -85,9 +70,7 @@ pub(crate) fn guest_cargo(subcommand: &str) -> Command {
     let mut cargo = cargo(subcommand);
     cargo.args(["--target", GUEST_TARGET]);
     cargo.env("RUSTFLAGS", GUEST_RUSTFLAGS);
-    cargo
-        .env("LIBSECCOMP_LINK_TYPE", "static")
-        .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu");
+    cargo.env("LIBSECCOMP_LINK_TYPE", "static").env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu");
     cargo
 }
 
@@ -95,9 +78,7 @@ pub(crate) fn guest_cargo(subcommand: &str) -> Command {
 fn install(program: &std::path::Path) -> Result<PathBuf> {
     let folder = paths::product().join("bin");
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let name = program
-        .file_name()
-        .with_context(|| format!("{} has no name", program.display()))?;
+    let name = program.file_name().with_context(|| format!("{} has no name", program.display()))?;
     let installed = folder.join(name);
     paths::publish_copy(program, &installed)?;
     Ok(installed)
@@ -112,10 +93,7 @@ mod tests {
         let cargo = guest_cargo("build");
         let words: Vec<&str> = cargo.get_args().filter_map(|word| word.to_str()).collect();
         assert_eq!(words, ["build", "--target", GUEST_TARGET]);
-        let flags = cargo
-            .get_envs()
-            .find(|(name, _)| *name == "RUSTFLAGS")
-            .and_then(|(_, value)| value);
+        let flags = cargo.get_envs().find(|(name, _)| *name == "RUSTFLAGS").and_then(|(_, value)| value);
         assert!(flags.is_some_and(|flags| flags.to_string_lossy().contains("+crt-static")));
     }
 }

@@ -59,12 +59,7 @@ fn lints() -> Result<()> {
 
 fn documentation() -> Result<()> {
     let mut doc = cargo("doc");
-    doc.args([
-        "--quiet",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ]);
+    doc.args(["--quiet", "--workspace", "--no-deps", "--document-private-items"]);
     command::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
 }
 

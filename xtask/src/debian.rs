@@ -37,33 +37,26 @@ impl Suite {
 /// Each package is a name and a version pattern with `*` as wildcard (`28.*`); the newest match is taken. When a suite
 /// no longer has a match, its newest version is taken and the difference is said. Does nothing when `dest` already
 /// holds what the same call unpacked before; unpacks elsewhere first, so `dest` is complete when it exists.
-pub(crate) fn download_unpacked(
-    suite: Suite,
-    packages: &[(&str, &str)],
-    dest: &Path,
-) -> Result<()> {
-    let wanted: String = packages
-        .iter()
-        .map(|(name, version)| format!("{name} {version}\n"))
-        .collect();
+pub(crate) fn download_unpacked(suite: Suite, packages: &[(&str, &str)], dest: &Path) -> Result<()> {
+    let wanted: String = packages.iter().map(|(name, version)| format!("{name} {version}\n")).collect();
     let stamp = dest.join(".coracle-packages");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
 
     let apt = Apt::prepare(suite)?;
+    let _lock = apt.lock()?;
+    // Another process may have done it while we waited.
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
     let mut stage = Stage::begin(format!("packages of Debian {}", suite.name()));
     stage.update("package lists");
     apt.update()?;
-    let chosen = packages
-        .iter()
-        .map(|(name, pattern)| apt.choose(name, pattern))
-        .collect::<Result<Vec<_>>>()?;
+    let chosen =
+        packages.iter().map(|(name, pattern)| apt.choose(name, pattern)).collect::<Result<Vec<_>>>()?;
 
-    let name = dest
-        .file_name()
-        .context("a folder to unpack into needs a name")?
-        .to_string_lossy();
+    let name = dest.file_name().context("a folder to unpack into needs a name")?.to_string_lossy();
     let draft = dest.with_file_name(format!(".{name}.{}", std::process::id()));
     discard(&draft)?;
     fs::create_dir_all(&draft).with_context(|| format!("creating {}", draft.display()))?;
@@ -77,10 +70,7 @@ pub(crate) fn download_unpacked(
     paths::publish(&draft.join(".coracle-packages"), wanted.as_bytes())?;
     discard(dest)?;
     fs::rename(&draft, dest).with_context(|| format!("moving {} into place", dest.display()))?;
-    let list: Vec<String> = chosen
-        .iter()
-        .map(|(name, version)| format!("{name} {version}"))
-        .collect();
+    let list: Vec<String> = chosen.iter().map(|(name, version)| format!("{name} {version}")).collect();
     stage.done(list.join(", "));
     Ok(())
 }
@@ -105,8 +95,7 @@ impl Apt {
         let home = paths::cache()?.join("apt").join(suite.name());
         for folder in ["lists/partial", "cache/archives/partial", "download"] {
             let folder = home.join(folder);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("creating {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
         let codename = codename(&release).context(
@@ -117,11 +106,16 @@ impl Apt {
                 "no source in /etc/apt/sources.list or /etc/apt/sources.list.d serves the main component of {codename}"
             )
         })?;
-        paths::publish(
-            &home.join("machine.sources"),
-            archive.for_suite(suite).as_bytes(),
-        )?;
+        paths::publish(&home.join("machine.sources"), archive.for_suite(suite).as_bytes())?;
         Ok(Self { suite, home })
+    }
+
+    /// apt refuses to work twice in one folder; waits for the other one instead. Held until the file is dropped.
+    fn lock(&self) -> Result<fs::File> {
+        let path = self.home.join("lock");
+        let file = fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        file.lock().with_context(|| format!("locking {}", path.display()))?;
+        Ok(file)
     }
 
     fn command(&self, program: &str) -> Command {
@@ -146,27 +140,16 @@ impl Apt {
 
     fn update(&self) -> Result<()> {
         let log = self.home.join("update.log");
-        retry(
-            &format!("the package lists of {}", self.suite.name()),
-            || {
-                command::logged(
-                    self.command("apt-get").arg("-q").arg("update"),
-                    &log,
-                    |_| {},
-                )
-            },
-        )
+        retry(&format!("the package lists of {}", self.suite.name()), || {
+            command::logged(self.command("apt-get").arg("-q").arg("update"), &log, |_| {})
+        })
     }
 
     /// The newest version that fits the pattern, else the newest of all.
     fn choose(&self, name: &str, pattern: &str) -> Result<(String, String)> {
         let table = command::output(self.command("apt-cache").arg("madison").arg(name))?;
         let mut versions = madison_versions(&table, name);
-        ensure!(
-            !versions.is_empty(),
-            "Debian {} has no package {name}",
-            self.suite.name()
-        );
+        ensure!(!versions.is_empty(), "Debian {} has no package {name}", self.suite.name());
         versions.sort_by(|a, b| compare_versions(b, a));
         if let Some(version) = versions.iter().find(|version| fits(pattern, version)) {
             return Ok((name.to_owned(), version.clone()));
@@ -181,18 +164,13 @@ impl Apt {
 
     /// Fetches one package; apt checks it against the signed lists.
     fn download(&self, name: &str, version: &str) -> Result<PathBuf> {
-        let folder = self
-            .home
-            .join("download")
-            .join(format!("{name}.{}", std::process::id()));
+        let folder = self.home.join("download").join(format!("{name}.{}", std::process::id()));
         discard(&folder)?;
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let log = self.home.join("download.log");
         retry(&format!("{name} {version}"), || {
             let mut command = self.command("apt-get");
-            command
-                .args(["-q", "download", &format!("{name}={version}")])
-                .current_dir(&folder);
+            command.args(["-q", "download", &format!("{name}={version}")]).current_dir(&folder);
             command::logged(&mut command, &log, |_| {})
         })?;
         let found = fs::read_dir(&folder)
@@ -200,15 +178,9 @@ impl Apt {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|file| file.extension().is_some_and(|extension| extension == "deb"));
         let Some(file) = found else {
-            bail!(
-                "apt said that it downloaded {name} {version}, but {} holds no package",
-                folder.display()
-            );
+            bail!("apt said that it downloaded {name} {version}, but {} holds no package", folder.display());
         };
-        let kept = self
-            .home
-            .join("download")
-            .join(format!("{name}.{}.deb", std::process::id()));
+        let kept = self.home.join("download").join(format!("{name}.{}.deb", std::process::id()));
         fs::rename(&file, &kept).with_context(|| format!("moving {}", file.display()))?;
         discard(&folder)?;
         Ok(kept)
@@ -221,20 +193,12 @@ pub(crate) fn retry(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Resu
         match attempt() {
             Ok(()) => return Ok(()),
             Err(error) => {
-                let first = error
-                    .to_string()
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned();
-                say(format_args!(
-                    "  downloading {what} failed (attempt {number} of {ATTEMPTS}): {first}"
-                ));
+                let first = error.to_string().lines().next().unwrap_or_default().to_owned();
+                say(format_args!("  downloading {what} failed (attempt {number} of {ATTEMPTS}): {first}"));
             }
         }
     }
-    attempt()
-        .with_context(|| format!("downloading {what} failed {ATTEMPTS} times; is the network up?"))
+    attempt().with_context(|| format!("downloading {what} failed {ATTEMPTS} times; is the network up?"))
 }
 
 /// One archive that the machine's apt reads.
@@ -250,11 +214,8 @@ struct Archive {
 impl Archive {
     /// A deb822 source that differs from this one in its suite alone.
     fn for_suite(&self, suite: Suite) -> String {
-        let mut text = format!(
-            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n",
-            self.uri,
-            suite.name()
-        );
+        let mut text =
+            format!("Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n", self.uri, suite.name());
         if let Some(key) = &self.signed_by {
             text.push_str(&format!("Signed-By: {key}\n"));
         }
@@ -273,9 +234,7 @@ fn find_archive(archives: &[Archive], codename: &str) -> Option<Archive> {
 fn read_machine_sources() -> Result<Vec<Archive>> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(folder) = fs::read_dir("/etc/apt/sources.list.d") {
-        let mut parts: Vec<PathBuf> = folder
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
+        let mut parts: Vec<PathBuf> = folder.filter_map(|entry| Some(entry.ok()?.path())).collect();
         parts.sort();
         files.extend(parts);
     }
@@ -310,18 +269,9 @@ fn parse_deb822(text: &str) -> Vec<Archive> {
                 fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
             }
         }
-        let field = |name: &str| {
-            fields
-                .iter()
-                .find(|(n, _)| n == name)
-                .map(|(_, value)| value.as_str())
-        };
+        let field = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let words = |name: &str| -> Vec<String> {
-            field(name)
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect()
+            field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         };
         if field("enabled") == Some("no") || !words("types").iter().any(|kind| kind == "deb") {
             continue;
@@ -343,10 +293,7 @@ fn parse_one_line(text: &str) -> Vec<Archive> {
     let mut archives = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
-        let Some(rest) = line
-            .strip_prefix("deb ")
-            .or_else(|| line.strip_prefix("deb\t"))
-        else {
+        let Some(rest) = line.strip_prefix("deb ").or_else(|| line.strip_prefix("deb\t")) else {
             continue;
         };
         let rest = rest.trim_start();
@@ -358,9 +305,7 @@ fn parse_one_line(text: &str) -> Vec<Archive> {
         let (Some(uri), Some(suite)) = (words.next(), words.next()) else {
             continue;
         };
-        let signed_by = options
-            .split_whitespace()
-            .find_map(|option| option.strip_prefix("signed-by="));
+        let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
         archives.push(Archive {
             uri,
             suites: vec![suite],
@@ -372,9 +317,7 @@ fn parse_one_line(text: &str) -> Vec<Archive> {
 }
 
 fn codename(os_release: &str) -> Option<&str> {
-    let value = os_release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    let value = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(value.trim_matches('"')).filter(|value| !value.is_empty())
 }
 
@@ -409,9 +352,9 @@ fn fits(pattern: &str, text: &str) -> bool {
         None => pattern == text,
         Some((head, rest)) => match text.strip_prefix(head) {
             None => false,
-            Some(text) => (0..=text.len())
-                .filter(|at| text.is_char_boundary(*at))
-                .any(|at| fits(rest, &text[at..])),
+            Some(text) => {
+                (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| fits(rest, &text[at..]))
+            }
         },
     }
 }
@@ -428,9 +371,7 @@ mod tests {
                     Types: deb\nEnabled: no\nURIs: http://off.test\nSuites: bookworm\nComponents: main\n";
         let archives = parse_deb822(text);
         assert_eq!(archives.len(), 1);
-        let sid = find_archive(&archives, "bookworm")
-            .unwrap()
-            .for_suite(Suite::Sid);
+        let sid = find_archive(&archives, "bookworm").unwrap().for_suite(Suite::Sid);
         assert_eq!(
             sid,
             "Types: deb\nURIs: http://mirror.test/debian\nSuites: sid\nComponents: main\n\
@@ -471,10 +412,7 @@ mod tests {
     fn only_the_machines_own_suite_names_the_mirror() {
         let text = "deb http://security.test bookworm-security main\ndeb http://vendor.test bookworm contrib\n\
                     deb http://m.test bookworm main\n";
-        assert_eq!(
-            find_archive(&parse_one_line(text), "bookworm").unwrap().uri,
-            "http://m.test"
-        );
+        assert_eq!(find_archive(&parse_one_line(text), "bookworm").unwrap().uri, "http://m.test");
     }
 
     #[test]
@@ -502,27 +440,17 @@ mod tests {
         let mut calls = 0;
         retry("boat", || {
             calls += 1;
-            if calls < ATTEMPTS {
-                bail!("leak")
-            } else {
-                Ok(())
-            }
+            if calls < ATTEMPTS { bail!("leak") } else { Ok(()) }
         })
         .unwrap();
         assert_eq!(calls, ATTEMPTS);
         let error = format!("{:#}", retry("boat 1.0", || bail!("leak")).unwrap_err());
-        assert_eq!(
-            error,
-            "downloading boat 1.0 failed 3 times; is the network up?: leak"
-        );
+        assert_eq!(error, "downloading boat 1.0 failed 3 times; is the network up?: leak");
     }
 
     #[test]
     fn the_codename_is_read_from_os_release() {
-        assert_eq!(
-            codename("ID=debian\nVERSION_CODENAME=bookworm\n"),
-            Some("bookworm")
-        );
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
         assert_eq!(codename("ID=arch\n"), None);
     }
 }

@@ -58,12 +58,7 @@ struct Demo {
 impl Demo {
     fn prepare(product: Product, docker: PathBuf) -> Result<Self> {
         let folder = paths::target().join("demo");
-        let demo = Self {
-            product,
-            docker,
-            docker_config: folder.join("docker"),
-            home: folder,
-        };
+        let demo = Self { product, docker, docker_config: folder.join("docker"), home: folder };
         fs::create_dir_all(&demo.docker_config)
             .with_context(|| format!("creating {}", demo.docker_config.display()))?;
         Ok(demo)
@@ -74,32 +69,11 @@ impl Demo {
         self.import_busybox()?;
         self.docker(&["images"])?;
         let greeting = "Hello from a container in a Coracle machine";
-        let run = [
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "busybox",
-            "echo",
-            greeting,
-        ];
+        let run = ["run", "--rm", "--network", "none", "busybox", "echo", greeting];
         let printed = self.docker_output(&run)?;
         say(&printed);
-        ensure!(
-            printed == greeting,
-            "the container printed `{printed}` instead of `{greeting}`"
-        );
-        self.docker(&[
-            "run",
-            "-d",
-            "--name",
-            "sleeper",
-            "--network",
-            "none",
-            "busybox",
-            "sleep",
-            "600",
-        ])?;
+        ensure!(printed == greeting, "the container printed `{printed}` instead of `{greeting}`");
+        self.docker(&["run", "-d", "--name", "sleeper", "--network", "none", "busybox", "sleep", "600"])?;
         self.docker(&["ps"])?;
         self.docker(&["exec", "sleeper", "uname", "-a"])?;
         self.docker(&["rm", "-f", "sleeper"])
@@ -110,14 +84,8 @@ impl Demo {
         let archive = busybox_archive(Path::new("/bin/busybox"))?;
         let arguments = ["import", "--change", "CMD [\"sh\"]", "-", "busybox"];
         let mut import = self.docker_command(&arguments);
-        say_command(format_args!(
-            "tar of /bin/busybox and its links | {}",
-            shown("docker", &arguments)
-        ));
-        let mut child = import
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("starting docker")?;
+        say_command(format_args!("tar of /bin/busybox and its links | {}", shown("docker", &arguments)));
+        let mut child = import.stdin(Stdio::piped()).spawn().context("starting docker")?;
         let mut input = child.stdin.take().context("docker has no standard input")?;
         // A client that failed has closed its end; its own message and status say more than our broken pipe.
         let sent = input.write_all(&archive);
@@ -152,11 +120,7 @@ impl Demo {
 
     fn coracle(&self, arguments: &[&str]) -> Result<()> {
         say_command(shown("coracle", arguments));
-        command::run(
-            Command::new(&self.product.coracle)
-                .args(arguments)
-                .envs(self.environment()),
-        )
+        command::run(Command::new(&self.product.coracle).args(arguments).envs(self.environment()))
     }
 
     fn docker(&self, arguments: &[&str]) -> Result<()> {
@@ -173,9 +137,7 @@ impl Demo {
         let mut docker = Command::new(&self.docker);
         docker.args(arguments).envs(self.environment());
         // A context of the user's would win over the socket.
-        docker
-            .env_remove("DOCKER_CONTEXT")
-            .env_remove("DOCKER_TLS_VERIFY");
+        docker.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_TLS_VERIFY");
         docker
     }
 }
@@ -199,35 +161,15 @@ fn busybox_archive(busybox: &Path) -> Result<Vec<u8>> {
             &[],
         )?;
     }
-    append(
-        &mut archive,
-        "bin/busybox",
-        tar::EntryType::Regular,
-        0o755,
-        &program,
-    )?;
-    append(
-        &mut archive,
-        "etc/passwd",
-        tar::EntryType::Regular,
-        0o644,
-        b"root:x:0:0:root:/root:/bin/sh\n",
-    )?;
-    append(
-        &mut archive,
-        "etc/group",
-        tar::EntryType::Regular,
-        0o644,
-        b"root:x:0:\n",
-    )?;
+    append(&mut archive, "bin/busybox", tar::EntryType::Regular, 0o755, &program)?;
+    append(&mut archive, "etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+    append(&mut archive, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\n")?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
-        archive
-            .append_link(&mut header, format!("bin/{applet}"), "busybox")
-            .context("archiving a link")?;
+        archive.append_link(&mut header, format!("bin/{applet}"), "busybox").context("archiving a link")?;
     }
     archive.into_inner().context("finishing the archive")
 }
@@ -243,9 +185,7 @@ fn append(
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_size(u64::try_from(content.len()).context("a file is too large for an archive")?);
-    archive
-        .append_data(&mut header, path, content)
-        .with_context(|| format!("archiving {path}"))
+    archive.append_data(&mut header, path, content).with_context(|| format!("archiving {path}"))
 }
 
 #[cfg(test)]

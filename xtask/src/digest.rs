@@ -18,8 +18,7 @@ impl Key {
 
     pub(crate) fn add(&mut self, input: impl AsRef<[u8]>) -> &mut Self {
         let input = input.as_ref();
-        self.0
-            .update(u64::try_from(input.len()).unwrap_or(u64::MAX).to_le_bytes());
+        self.0.update(u64::try_from(input.len()).unwrap_or(u64::MAX).to_le_bytes());
         self.0.update(input);
         self
     }

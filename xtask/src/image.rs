@@ -47,15 +47,8 @@ struct Part {
 
 impl Part {
     fn describe(file: &Path, version: &str, key: &str) -> Result<Self> {
-        let bytes = fs::metadata(file)
-            .with_context(|| format!("reading {}", file.display()))?
-            .len();
-        Ok(Self {
-            version: version.to_owned(),
-            key: key.to_owned(),
-            bytes,
-            sha256: digest::of_file(file)?,
-        })
+        let bytes = fs::metadata(file).with_context(|| format!("reading {}", file.display()))?.len();
+        Ok(Self { version: version.to_owned(), key: key.to_owned(), bytes, sha256: digest::of_file(file)? })
     }
 }
 
@@ -85,19 +78,15 @@ pub(crate) fn ensure() -> Result<Image> {
 fn assemble(kernel: &kernel::Kernel, agent: &Path) -> Result<Image> {
     let folder = paths::product().join("image");
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let image = Image {
-        kernel: folder.join("vmlinux"),
-        rootfs: folder.join("rootfs.erofs"),
-        folder: folder.clone(),
-    };
+    let image =
+        Image { kernel: folder.join("vmlinux"), rootfs: folder.join("rootfs.erofs"), folder: folder.clone() };
     let version = env!("CARGO_PKG_VERSION");
 
     let plan = rootfs::Plan::read(agent)?;
     let key = plan.key();
     let manifest_file = folder.join("image.json");
-    let before: Option<Manifest> = fs::read(&manifest_file)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let before: Option<Manifest> =
+        fs::read(&manifest_file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let unchanged = |file: &Path, part: &Part, key: &str| {
         part.key == key && fs::metadata(file).is_ok_and(|data| data.len() == part.bytes)
     };

@@ -22,7 +22,12 @@ mod terminal;
 mod test;
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, tests and measures Coracle", version)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, tests and measures Coracle",
+    version
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,

@@ -7,15 +7,12 @@ use anyhow::{Context, Result};
 
 /// The folder of the project's root `Cargo.toml`.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
 /// Cargo's target folder.
 pub(crate) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root().join("target"), |folder| root().join(folder))
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
 /// Where `cargo xtask build` leaves the product: `bin/` and `image/`.
@@ -44,10 +41,7 @@ fn choose_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
 
 /// Writes a file whole or not at all: a reader sees the old content or the new one.
 pub(crate) fn publish(file: &Path, content: &[u8]) -> Result<()> {
-    let name = file
-        .file_name()
-        .context("a file to publish needs a name")?
-        .to_string_lossy();
+    let name = file.file_name().context("a file to publish needs a name")?.to_string_lossy();
     let draft = file.with_file_name(format!(".{name}.{}", std::process::id()));
     std::fs::write(&draft, content).with_context(|| format!("writing {}", draft.display()))?;
     std::fs::rename(&draft, file).with_context(|| format!("moving {} into place", file.display()))
@@ -55,10 +49,7 @@ pub(crate) fn publish(file: &Path, content: &[u8]) -> Result<()> {
 
 /// Copies a file whole or not at all, with its permissions. The old file keeps its content for whoever has it open.
 pub(crate) fn publish_copy(from: &Path, to: &Path) -> Result<()> {
-    let name = to
-        .file_name()
-        .context("a file to publish needs a name")?
-        .to_string_lossy();
+    let name = to.file_name().context("a file to publish needs a name")?.to_string_lossy();
     let draft = to.with_file_name(format!(".{name}.{}", std::process::id()));
     std::fs::copy(from, &draft)
         .with_context(|| format!("copying {} to {}", from.display(), draft.display()))?;
@@ -70,24 +61,13 @@ mod tests {
     use super::*;
 
     fn chosen(variables: &[(&str, &str)]) -> Option<PathBuf> {
-        choose_cache(|name| {
-            variables
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, value)| value.into())
-        })
+        choose_cache(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
     }
 
     #[test]
     fn the_cache_is_where_the_user_says() {
-        assert_eq!(
-            chosen(&[("CORACLE_CACHE", "/c"), ("HOME", "/h")]),
-            Some("/c".into())
-        );
-        assert_eq!(
-            chosen(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
-            Some("/x/coracle".into())
-        );
+        assert_eq!(chosen(&[("CORACLE_CACHE", "/c"), ("HOME", "/h")]), Some("/c".into()));
+        assert_eq!(chosen(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), Some("/x/coracle".into()));
         assert_eq!(chosen(&[("HOME", "/h")]), Some("/h/.cache/coracle".into()));
         assert_eq!(chosen(&[]), None);
     }

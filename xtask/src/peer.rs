@@ -76,7 +76,9 @@ pub(crate) fn ensure() -> Result<Peer> {
 }
 
 fn modified(folder: &Path) -> Result<std::time::SystemTime> {
-    fs::metadata(folder).and_then(|data| data.modified()).with_context(|| format!("reading {}", folder.display()))
+    fs::metadata(folder)
+        .and_then(|data| data.modified())
+        .with_context(|| format!("reading {}", folder.display()))
 }
 
 fn assemble(packages: &Path, dest: &Path) -> Result<()> {
@@ -87,7 +89,8 @@ fn assemble(packages: &Path, dest: &Path) -> Result<()> {
         anyhow::ensure!(program.is_file(), "the package that should hold {place} does not");
         symlink(&program, bin.join(name)).with_context(|| format!("linking {name}"))?;
     }
-    symlink(packages.join(PLUGINS), dest.join("cli-plugins")).context("linking the plugins of the docker client")?;
+    symlink(packages.join(PLUGINS), dest.join("cli-plugins"))
+        .context("linking the plugins of the docker client")?;
 
     let runc = bin.join("runc");
     let libraries = packages.join(LIBRARIES);

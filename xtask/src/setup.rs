@@ -39,20 +39,12 @@ const PACKAGES: &[Package] = &[
     package("flex", "builds the kernel's configuration tools"),
     package("bison", "builds the kernel's configuration tools"),
     package("bc", "computes constants in the kernel's build"),
-    package(
-        "libssl-dev",
-        "header files for the kernel's certificate tool",
-    ),
-    package(
-        "libelf-dev",
-        "the kernel's objtool; linked into the guest's agent",
-    ),
+    package("libssl-dev", "header files for the kernel's certificate tool"),
+    package("libelf-dev", "the kernel's objtool; linked into the guest's agent"),
     package("xz-utils", "unpacks the kernel's source"),
+    package("patch", "applies our changes to the kernel's source"),
     // The guest's agent.
-    package(
-        "libseccomp-dev",
-        "linked into the guest's agent: system call filters of containers",
-    ),
+    package("libseccomp-dev", "linked into the guest's agent: system call filters of containers"),
     package("zlib1g-dev", "linked into the guest's agent"),
     package("pkg-config", "finds the libraries that are linked"),
     // The guest's root file system.
@@ -61,20 +53,11 @@ const PACKAGES: &[Package] = &[
     package("erofs-utils", "makes the guest's root file system"),
     package("ca-certificates", "lets the guest trust public registries"),
     // Running a machine.
-    package(
-        "qemu-system-x86",
-        "runs the guest where hardware virtualisation is missing",
-    ),
+    package("qemu-system-x86", "runs the guest where hardware virtualisation is missing"),
     // Tests.
     package("iproute2", "private networks in tests"),
-    package(
-        "iptables",
-        "dockerd, which the tests compare with, needs it",
-    ),
-    package(
-        "patchelf",
-        "lets runc of a newer Debian run here, for dockerd",
-    ),
+    package("iptables", "dockerd, which the tests compare with, needs it"),
+    package("patchelf", "lets runc of a newer Debian run here, for dockerd"),
     package("util-linux", "private namespaces in tests"),
 ];
 
@@ -86,16 +69,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let missing = missing_packages()?;
     if args.dry_run {
         for package in &missing {
-            say(format_args!(
-                "would install {:<18} {}",
-                package.name, package.why
-            ));
+            say(format_args!("would install {:<18} {}", package.name, package.why));
         }
         match existing_docker_client()? {
             Some(client) => say(format_args!("docker client: {}", client.display())),
-            None => say(format_args!(
-                "would fetch a docker client, version {DOCKER_MAJOR}, from Debian sid"
-            )),
+            None => say(format_args!("would fetch a docker client, version {DOCKER_MAJOR}, from Debian sid")),
         }
         if missing.is_empty() {
             say("every Debian package that is needed is installed");
@@ -123,9 +101,7 @@ pub(crate) fn docker_client() -> Result<PathBuf> {
     if let Some(client) = existing_docker_client()? {
         return Ok(client);
     }
-    say(format_args!(
-        "  no docker client of version {DOCKER_MAJOR} or later on the PATH: fetching one"
-    ));
+    say(format_args!("  no docker client of version {DOCKER_MAJOR} or later on the PATH: fetching one"));
     let folder = fetched_docker_folder()?;
     debian::download_unpacked(Suite::Sid, &[("docker-cli", "28.*")], &folder)?;
     let client = folder.join("usr/bin/docker");
@@ -141,10 +117,7 @@ pub(crate) fn docker_client() -> Result<PathBuf> {
 
 fn existing_docker_client() -> Result<Option<PathBuf>> {
     let fetched = fetched_docker_folder()?.join("usr/bin/docker");
-    let candidates = [
-        command::find("docker"),
-        Some(fetched).filter(|client| client.is_file()),
-    ];
+    let candidates = [command::find("docker"), Some(fetched).filter(|client| client.is_file())];
     let recent = |client: &PathBuf| docker_major(client).is_some_and(|major| major >= DOCKER_MAJOR);
     Ok(candidates.into_iter().flatten().find(recent))
 }
@@ -160,12 +133,7 @@ fn docker_major(client: &PathBuf) -> Option<u32> {
 
 /// `Docker version 28.5.2, build e6534b4` → 28.
 fn parse_docker_major(printed: &str) -> Option<u32> {
-    printed
-        .strip_prefix("Docker version ")?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
+    printed.strip_prefix("Docker version ")?.split('.').next()?.parse().ok()
 }
 
 fn missing_packages() -> Result<Vec<&'static Package>> {
@@ -183,10 +151,7 @@ fn missing_packages() -> Result<Vec<&'static Package>> {
         .output()
         .context("starting dpkg-query")?;
     let installed = installed_names(&String::from_utf8_lossy(&output.stdout));
-    Ok(PACKAGES
-        .iter()
-        .filter(|package| !installed.iter().any(|name| name == package.name))
-        .collect())
+    Ok(PACKAGES.iter().filter(|package| !installed.iter().any(|name| name == package.name)).collect())
 }
 
 /// The names that dpkg reports as installed (`ii`), and not merely as known.
@@ -208,9 +173,7 @@ fn install(missing: &[&Package]) -> Result<()> {
 
     let mut stage = Stage::begin("apt-get update");
     debian::retry("the machine's package lists", || {
-        command::logged(apt_get()?.args(["-q", "update"]), &log, |line| {
-            stage.update(line)
-        })
+        command::logged(apt_get()?.args(["-q", "update"]), &log, |line| stage.update(line))
     })?;
     stage.done("done");
 
@@ -221,14 +184,7 @@ fn install(missing: &[&Package]) -> Result<()> {
         let mut failed: Vec<String> = Vec::new();
         let mut install = apt_get()?;
         install
-            .args([
-                "-q",
-                "-y",
-                "--no-install-recommends",
-                "-o",
-                "Acquire::Retries=2",
-                "install",
-            ])
+            .args(["-q", "-y", "--no-install-recommends", "-o", "Acquire::Retries=2", "install"])
             .args(&names);
         let result = command::logged(&mut install, &log, |line| {
             failed.extend(failed_download(line));
@@ -239,10 +195,9 @@ fn install(missing: &[&Package]) -> Result<()> {
             Err(error) if failed.is_empty() || attempts == 3 => {
                 return Err(error).context("installing packages");
             }
-            Err(_) => say(format_args!(
-                "  downloading {} failed (attempt {attempts} of 3)",
-                failed.join(", ")
-            )),
+            Err(_) => {
+                say(format_args!("  downloading {} failed (attempt {attempts} of 3)", failed.join(", ")))
+            }
         }
     }
     stage.done(format_args!("{} packages", names.len()));
@@ -255,29 +210,18 @@ fn apt_get() -> Result<Command> {
     let mut command = Command::new("env");
     if !root {
         if command::find("sudo").is_none() {
-            bail!(
-                "installing packages needs root: run `cargo xtask setup` as root, or install sudo"
-            );
+            bail!("installing packages needs root: run `cargo xtask setup` as root, or install sudo");
         }
         command = Command::new("sudo");
         command.arg("env");
     }
-    command.args([
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "-o",
-        "DPkg::Lock::Timeout=300",
-    ]);
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"]);
     Ok(command)
 }
 
 /// The package in apt's line `E: Failed to fetch http://…/pool/…/name_version_arch.deb  …`.
 fn failed_download(line: &str) -> Option<String> {
-    let url = line
-        .trim_start()
-        .strip_prefix("E: Failed to fetch ")?
-        .split_whitespace()
-        .next()?;
+    let url = line.trim_start().strip_prefix("E: Failed to fetch ")?.split_whitespace().next()?;
     let file = url.rsplit('/').next()?;
     Some(file.split('_').next().unwrap_or(file).to_owned())
 }
@@ -288,28 +232,20 @@ mod tests {
 
     #[test]
     fn a_package_that_was_removed_counts_as_missing() {
-        assert_eq!(
-            installed_names("gcc ii \nflex rc \nbison un \nmake ii \n"),
-            ["gcc", "make"]
-        );
+        assert_eq!(installed_names("gcc ii \nflex rc \nbison un \nmake ii \n"), ["gcc", "make"]);
     }
 
     #[test]
     fn a_failed_download_is_named() {
-        let line = "E: Failed to fetch http://m.test/debian/pool/main/b/bison/bison_3.8.2_amd64.deb  404  Not Found";
+        let line =
+            "E: Failed to fetch http://m.test/debian/pool/main/b/bison/bison_3.8.2_amd64.deb  404  Not Found";
         assert_eq!(failed_download(line), Some("bison".to_owned()));
-        assert_eq!(
-            failed_download("Get:1 http://m.test bookworm InRelease"),
-            None
-        );
+        assert_eq!(failed_download("Get:1 http://m.test bookworm InRelease"), None);
     }
 
     #[test]
     fn docker_versions() {
-        assert_eq!(
-            parse_docker_major("Docker version 28.5.2+dfsg4, build abc"),
-            Some(28)
-        );
+        assert_eq!(parse_docker_major("Docker version 28.5.2+dfsg4, build abc"), Some(28));
         assert_eq!(parse_docker_major("podman version 5.0"), None);
     }
 
@@ -317,13 +253,7 @@ mod tests {
     fn every_package_says_why() {
         for (at, package) in PACKAGES.iter().enumerate() {
             assert!(!package.why.is_empty(), "{}", package.name);
-            assert!(
-                PACKAGES[..at]
-                    .iter()
-                    .all(|other| other.name != package.name),
-                "{} twice",
-                package.name
-            );
+            assert!(PACKAGES[..at].iter().all(|other| other.name != package.name), "{} twice", package.name);
         }
     }
 }

@@ -52,11 +52,7 @@ impl Stage {
 
     /// Says how far the work has come; cheap enough to be called for every line a compiler prints.
     pub(crate) fn update(&mut self, detail: impl Display) {
-        let pause = if self.in_place {
-            Duration::from_millis(200)
-        } else {
-            REPORT_EVERY
-        };
+        let pause = if self.in_place { Duration::from_millis(200) } else { REPORT_EVERY };
         if self.reported.elapsed() < pause {
             return;
         }
@@ -64,11 +60,7 @@ impl Stage {
         if self.in_place {
             self.show(&detail.to_string());
         } else {
-            say(format_args!(
-                "  {} … {detail} ({})",
-                self.title,
-                duration(self.began.elapsed())
-            ));
+            say(format_args!("  {} … {detail} ({})", self.title, duration(self.began.elapsed())));
         }
     }
 
@@ -78,21 +70,12 @@ impl Stage {
         if self.in_place {
             let _ = write!(stdout().lock(), "\r\x1b[K");
         }
-        say(format_args!(
-            "  {}: {detail} ({})",
-            self.title,
-            duration(self.began.elapsed())
-        ));
+        say(format_args!("  {}: {detail} ({})", self.title, duration(self.began.elapsed())));
     }
 
     fn show(&self, detail: &str) {
         let mut out = stdout().lock();
-        let _ = write!(
-            out,
-            "\r\x1b[K  {} … {detail} ({})",
-            self.title,
-            duration(self.began.elapsed())
-        );
+        let _ = write!(out, "\r\x1b[K  {} … {detail} ({})", self.title, duration(self.began.elapsed()));
         let _ = out.flush();
     }
 }

@@ -76,7 +76,10 @@ impl Progress {
     }
 
     fn draw(&self) {
-        let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        let size = rustix::termios::tcgetwinsize(io::stderr());
+        // A terminal that does not know its size says 0.
+        let columns = size.map_or(0, |size| usize::from(size.ws_col));
+        let columns = if columns == 0 { 80 } else { columns };
         let line = format!("{:5.1} s  {} …", self.elapsed(), self.step);
         // A line that wraps could not be taken back.
         let shown: String = line.chars().take(columns.saturating_sub(1)).collect();

@@ -21,6 +21,7 @@ use crate::devices::virtio::vsock::{Vsock, VsockDevice};
 use crate::emulator::console::{self, LOG_BYTES, Log};
 use crate::emulator::process::{self, End};
 use crate::emulator::qemu::{self, Board, Kind};
+use crate::emulator::tsc::Measurement;
 use crate::hypervisor::{Accelerator, ProbeError, probe};
 use crate::vm::{Shared, Vm, VmInfo};
 
@@ -56,6 +57,7 @@ struct Attached {
 /// See [`Vm::start`].
 pub(crate) fn start(config: VmConfig) -> Result<Vm, Error> {
     config.validate()?;
+    let tsc = Measurement::begin();
     let accelerator = probe(config.accel)?;
     let Accelerator::Qemu = accelerator.accelerator;
     let program = process::find(qemu::PROGRAM, std::env::var_os("PATH"))
@@ -98,6 +100,7 @@ pub(crate) fn start(config: VmConfig) -> Result<Vm, Error> {
                 memory_mib: config.memory_mib,
                 kernel: &kernel,
                 cmdline: &config.cmdline,
+                tsc_khz: tsc.and_then(Measurement::finish),
                 console: console_emulator_end.as_fd(),
                 devices: attached.iter().map(|device| (device.kind, device.emulator_end.as_fd())).collect(),
             };

@@ -27,9 +27,9 @@ const HANG_UP_GRACE: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 2
 /// # How a guest ends its machine
 /// The board has no ACPI, so `reboot(2)` with `RB_POWER_OFF` only halts the CPUs, for ever. The guest's init stops its
 /// processes, unmounts and syncs, then either
-/// * writes [`POWER_OFF_VALUE`](crate::POWER_OFF_VALUE), 32 bits, to I/O port
-///   [`POWER_OFF_PORT`](crate::POWER_OFF_PORT) after `ioperm(2)` or `iopl(2)`: the machine ends as
-///   [`ExitReason::PoweredOff`], or
+/// * writes the byte [`POWER_OFF_VALUE`](crate::POWER_OFF_VALUE) to I/O port
+///   [`POWER_OFF_PORT`](crate::POWER_OFF_PORT), which is that offset of `/dev/port` (a kernel with `CONFIG_DEVPORT`):
+///   the machine ends as [`ExitReason::PoweredOff`], or
 /// * calls `reboot(2)` with `RB_AUTOBOOT`, which is a triple fault on this board: [`ExitReason::Reset`].
 ///
 /// A kernel panic also ends in a reset, and is told apart by its message on the console.

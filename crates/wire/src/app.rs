@@ -1,7 +1,7 @@
 //! Requests to a machine process on its `control.sock`: how the `coracle` command and the app talk to it.
 //!
 //! A client connects and sends one [`Request`] line. The machine process answers with [`Response`]
-//! lines; `Progress` may come any number of times, and every other answer ends the exchange —
+//! lines; `Progress` and `Notice` may come any number of times, and every other answer ends the exchange —
 //! except that [`Request::Shell`], once answered with [`Response::Done`], goes on as
 //! [`crate::frame`]s, carried through to the guest.
 
@@ -32,6 +32,8 @@ pub enum Request {
 pub enum Response {
     /// What is being done now, a short phrase for the user.
     Progress { message: String },
+    /// Something the user should know beyond what is being done now; does not end the exchange.
+    Notice { message: String },
     Status(Box<Status>),
     Done,
     /// What failed, why, and what to do next.

@@ -2,6 +2,9 @@
 //!
 //! A frame is one byte of kind, four bytes of payload length (big endian) and the payload. The client
 //! sends `Stdin`, `StdinEnd` and `Resize`; the server sends `Stdout`, `Stderr` and, last, `Exit`.
+//!
+//! The client keeps its sending direction open until it has read `Exit`: its end is how the server learns
+//! that the client is gone, and it then hangs up the program, whatever was sent before.
 
 use std::io::{self, Read, Write};
 

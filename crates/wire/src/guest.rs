@@ -17,7 +17,8 @@ pub enum Request {
     /// Sets the guest's clock: at boot, and after the host slept.
     SetClock { unix_nanos: u64 },
     /// Stops the containers with their stop signals, ends the engine, unmounts, and powers off.
-    /// Answered by [`Response::State`] at every change; then the VM ends.
+    /// Answered by [`Response::State`] at every change and, once everything is stored and unmounted, by
+    /// [`Response::Done`]; then the VM ends.
     PowerOff {
         /// How long containers have, in seconds, beyond which they are killed.
         timeout_seconds: u32,

@@ -36,14 +36,23 @@ pub(crate) fn set_up() -> Result<()> {
     let controllers = root.join("cgroup.controllers");
     let controllers =
         fs::read_to_string(&controllers).with_context(|| format!("cannot read {}", controllers.display()))?;
-    let subtree = root.join("cgroup.subtree_control");
-    // One by one: the kernel refuses all of a list when it refuses one.
-    for controller in controllers.split_whitespace() {
-        if let Err(error) = fs::write(&subtree, format!("+{controller}")) {
-            tracing::warn!("no {controller} controller for containers: {error}");
+    delegate(&root.join("cgroup.subtree_control"), &controllers.split_whitespace().collect::<Vec<_>>());
+    tracing::debug!("cgroups are set up");
+    Ok(())
+}
+
+/// Hands the controllers to the groups below.
+fn delegate(subtree: &Path, controllers: &[&str]) {
+    let all: Vec<_> = controllers.iter().map(|controller| format!("+{controller}")).collect();
+    if fs::write(subtree, all.join(" ")).is_ok() {
+        return;
+    }
+    // The kernel refuses all of a list when it refuses one.
+    for controller in all {
+        if let Err(error) = fs::write(subtree, &controller) {
+            tracing::warn!("containers do without the controller {controller}: {error}");
         }
     }
-    Ok(())
 }
 
 /// Makes the engine's group and opens the file through which a process enters it: writing `0` moves

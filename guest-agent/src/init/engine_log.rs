@@ -11,8 +11,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::logging;
-
 /// What is kept: enough for a panic with its message and location.
 const KEPT_LINES: usize = 12;
 const MAX_LINE: usize = 400;
@@ -30,13 +28,11 @@ pub(crate) struct EngineLog {
 }
 
 impl EngineLog {
-    /// Starts the thread that reads.
-    pub(crate) fn start() -> io::Result<EngineLog> {
+    /// Starts the thread that reads, and passes on to `console`.
+    pub(crate) fn start(console: Option<File>) -> io::Result<EngineLog> {
         let (reader, writer) = io::pipe()?;
         let (sender, reached) = channel();
-        thread::Builder::new()
-            .name("engine-log".to_owned())
-            .spawn(move || read(reader, logging::console(), &sender))?;
+        thread::Builder::new().name("engine-log".to_owned()).spawn(move || read(reader, console, &sender))?;
         Ok(EngineLog { writer, reached: Mutex::new(reached) })
     }
 
@@ -95,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_those_written_before_asking() {
-        let log = EngineLog::start().unwrap();
+        let log = EngineLog::start(None).unwrap();
         let mut engine = log.writer().unwrap();
         for number in 0..100 {
             engine.write_all(format!("line {number}\n").as_bytes()).unwrap();
@@ -110,7 +106,7 @@ mod tests {
 
     #[test]
     fn an_endless_line_does_not_grow() {
-        let log = EngineLog::start().unwrap();
+        let log = EngineLog::start(None).unwrap();
         let mut engine = log.writer().unwrap();
         engine.write_all(&vec![b'x'; 1 << 20]).unwrap();
         for line in log.last_lines() {

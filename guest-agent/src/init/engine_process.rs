@@ -24,6 +24,7 @@ use super::ping::{Answer, ping};
 use super::reaper::{Child, Exit};
 use super::waiting::wait_readable;
 use super::{Machine, cgroups, disk, tools};
+use crate::logging;
 
 const SOCKET: &str = "/run/docker.sock";
 const EXEC_ROOT: &str = "/run/coracle";
@@ -41,7 +42,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 /// When the engine cannot be started, or has died too often in a row.
 pub(crate) fn supervise(machine: &Machine, program: &Path, log_level: &str) -> Result<Option<Child>> {
-    let log = EngineLog::start().context("cannot read the engine's messages")?;
+    let log = EngineLog::start(logging::console()).context("cannot read the engine's messages")?;
     let mut policy = RestartPolicy::default();
     loop {
         machine.state.set(Stage::StartingEngine);

@@ -41,6 +41,11 @@ pub(crate) fn apply() {
     if let Err(error) = rustix::system::sethostname(HOSTNAME.as_bytes()) {
         tracing::warn!("cannot set the host name: {error}");
     }
+    // First, because what follows waits for the kernel's grace periods, as do cgroups, mounts and network
+    // namespaces of every container: on a machine of few CPUs hurrying them costs nothing.
+    if let Err(error) = fs::write("/sys/kernel/rcu_expedited", "1") {
+        tracing::warn!("the kernel's grace periods stay slow: {error}");
+    }
     for (path, value) in SETTINGS {
         if let Err(error) = fs::write(format!("/proc/sys/{path}"), value)
             && error.kind() != io::ErrorKind::NotFound
@@ -62,6 +67,7 @@ pub(crate) fn apply() {
     if let Err(error) = loopback_up() {
         tracing::warn!("{error:#}");
     }
+    tracing::debug!("limits are set");
 }
 
 /// Sets the interface `lo` up; the kernel then gives it 127.0.0.1 and ::1. netdevice(7).

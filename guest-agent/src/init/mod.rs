@@ -108,14 +108,11 @@ pub(crate) fn main() -> ! {
 }
 
 fn run() -> Result<Infallible> {
-    let devices = mounts::devices();
-    let mounted = mounts::all();
+    let first = mounts::first();
     let log_level = log_level();
     logging::to_console(&log_level);
     tracing::info!("coracle-agent {} is PID 1", env!("CARGO_PKG_VERSION"));
-    let prepared = devices.and(mounted).and_then(|()| cgroups::set_up());
-    limits::apply();
-    tracing::debug!("the machine is set up");
+    let mounted = first.and(mounts::all());
 
     let mut taken = vec![libc::SIGCHLD];
     taken.extend(POWER_OFF_SIGNALS);
@@ -132,7 +129,7 @@ fn run() -> Result<Infallible> {
     let life = Life { machine: Arc::clone(&machine), reachable, log_level };
     thread::Builder::new()
         .name("life".to_owned())
-        .spawn(move || life.run(prepared))
+        .spawn(move || life.run(mounted))
         .context("cannot start a thread")?;
     loop {
         let signal = signals.next().context("cannot take signals")?;
@@ -171,9 +168,9 @@ struct Life {
 }
 
 impl Life {
-    fn run(&self, prepared: Result<()>) {
+    fn run(&self, mounted: Result<()>) {
         let machine = &self.machine;
-        let engine = catch_unwind(AssertUnwindSafe(|| self.live(prepared)))
+        let engine = catch_unwind(AssertUnwindSafe(|| self.live(mounted)))
             .unwrap_or_else(|panic| Err(describe(panic.as_ref())))
             .unwrap_or_else(|error| {
                 if machine.power.requested().is_none() {
@@ -191,10 +188,24 @@ impl Life {
     }
 
     /// Goes on until a power-off is asked for; gives the engine that then runs.
-    fn live(&self, prepared: Result<()>) -> Result<Option<Child>> {
-        prepared.context("cannot set up the machine")?;
-        disk::prepare(&self.machine.children, &self.machine.power)?;
-        engine_process::supervise(&self.machine, &this_program()?, &self.log_level)
+    fn live(&self, mounted: Result<()>) -> Result<Option<Child>> {
+        let machine = &self.machine;
+        mounted.context("cannot set up the machine")?;
+        // The kernel takes its time for either, so do both at once.
+        let set_up = thread::Builder::new()
+            .name("set-up".to_owned())
+            .spawn(|| {
+                limits::apply();
+                cgroups::set_up()
+            })
+            .context("cannot start a thread")?;
+        let disk = disk::prepare(&machine.children, &machine.power);
+        set_up
+            .join()
+            .unwrap_or_else(|panic| Err(describe(panic.as_ref())))
+            .context("cannot set up the machine")?;
+        disk?;
+        engine_process::supervise(machine, &this_program()?, &self.log_level)
     }
 
     fn fail(&self, error: &anyhow::Error) {

@@ -21,9 +21,8 @@ struct Entry {
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 const FILES: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
-/// Everything except `/dev` itself, which comes first: see [`devices`].
+/// Everything but what comes [`first`].
 const TABLE: &[Entry] = &[
-    Entry { kind: "proc", at: "/proc", flags: PLAIN, options: "", essential: true },
     Entry { kind: "sysfs", at: "/sys", flags: PLAIN, options: "", essential: true },
     Entry { kind: "tmpfs", at: "/run", flags: FILES, options: "mode=755", essential: true },
     Entry { kind: "tmpfs", at: "/tmp", flags: FILES, options: "mode=1777", essential: true },
@@ -59,10 +58,13 @@ const LINKS: &[(&str, &str)] = &[
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
-/// Mounts `/dev`, unless the kernel has done so. MUST come before anything that wants random numbers:
-/// without `/dev/urandom` a statically linked program may fail to seed its generators.
-pub(crate) fn devices() -> Result<()> {
-    mount_one("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=755")
+/// Mounts what everything else needs: `/dev`, unless the kernel has done so, and `/proc`. MUST come before
+/// anything that wants random numbers: without `/dev/urandom` a statically linked program may fail to
+/// seed its generators.
+pub(crate) fn first() -> Result<()> {
+    let devices = mount_one("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=755");
+    let processes = mount_one("proc", Path::new("/proc"), PLAIN, "");
+    devices.and(processes)
 }
 
 /// Mounts the rest. Returns what is missing and essential; the others are only logged.
@@ -91,7 +93,9 @@ pub(crate) fn all() -> Result<()> {
     missing?;
     // A bind mount with `rshared` needs a source that is shared, as it is under systemd.
     mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
-        .context("cannot share the mounts below /")
+        .context("cannot share the mounts below /")?;
+    tracing::debug!("file systems are mounted");
+    Ok(())
 }
 
 /// Mounts one pseudo file system. An existing mount of the same kind is good enough.

@@ -38,7 +38,8 @@ fn read_routes(folder: &Path, served: &mut BTreeSet<String>) -> Result<()> {
 
 fn findings(documented: &BTreeSet<String>, served: &BTreeSet<String>) -> Vec<String> {
     let missing = served.difference(documented).map(|route| format!("{route}: has no row in {TABLE}"));
-    let gone = documented.difference(served).map(|route| format!("{route}: has a row in {TABLE}, but no route"));
+    let gone =
+        documented.difference(served).map(|route| format!("{route}: has a row in {TABLE}, but no route"));
     missing.chain(gone).collect()
 }
 
@@ -122,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_route_without_a_row_and_a_row_without_a_route_are_found() {
-        let table = "| route | state |\n| `GET /info` | yes |\n| `GET /gone/{id}` | yes |\n| `/swarm` | no |\n";
+        let table =
+            "| route | state |\n| `GET /info` | yes |\n| `GET /gone/{id}` | yes |\n| `/swarm` | no |\n";
         let found = findings(&documented(table), &set(&["GET /info", "GET /new"]));
         assert_eq!(found.len(), 2);
         assert!(found[0].starts_with("GET /new: has no row"), "{found:?}");

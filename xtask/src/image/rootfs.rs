@@ -79,11 +79,8 @@ impl Plan {
     pub(super) fn read(agent: &Path) -> Result<Self> {
         let inputs = paths::root().join("vm-image");
         let list = inputs.join("rootfs.list");
-        let text =
-            fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
-        let mut plan = Self {
-            entries: BTreeMap::new(),
-        };
+        let text = fs::read_to_string(&list).with_context(|| format!("reading {}", list.display()))?;
+        let mut plan = Self { entries: BTreeMap::new() };
         let mut applets = None;
         for (number, line) in text.lines().enumerate() {
             let at = || format!("rootfs.list, line {}: `{line}`", number + 1);
@@ -109,9 +106,7 @@ impl Plan {
             key.add(path.as_os_str().as_encoded_bytes());
             match entry {
                 Entry::Folder { mode } => key.add("folder").add(mode.to_le_bytes()),
-                Entry::File { mode, content } => {
-                    key.add("file").add(mode.to_le_bytes()).add(content)
-                }
+                Entry::File { mode, content } => key.add("file").add(mode.to_le_bytes()).add(content),
                 Entry::Link { target } => key.add("link").add(target),
             };
         }
@@ -121,63 +116,39 @@ impl Plan {
     fn add(&mut self, line: &Line<'_>, inputs: &Path, agent: &Path) -> Result<()> {
         match *line {
             Line::Folder { path, mode } => self.insert(path, Entry::Folder { mode }),
-            Line::Link { path, target } => self.insert(
-                path,
-                Entry::Link {
-                    target: target.to_owned(),
-                },
-            ),
+            Line::Link { path, target } => self.insert(path, Entry::Link { target: target.to_owned() }),
             Line::Ours { path } => {
                 let source = inputs.join("rootfs").join(path.trim_start_matches('/'));
                 self.insert(path, file(&source, 0o644)?)
             }
             Line::Host { path, source } => {
-                let mode = fs::metadata(source)
-                    .with_context(|| format!("reading {source}"))?
-                    .permissions()
-                    .mode();
+                let mode =
+                    fs::metadata(source).with_context(|| format!("reading {source}"))?.permissions().mode();
                 self.insert(path, file(Path::new(source), mode & 0o755)?)
             }
             Line::Program { path, source } => {
                 self.insert(path, file(Path::new(source), 0o755)?)?;
                 for library in shared_libraries(Path::new(source))? {
-                    let name = library
-                        .to_str()
-                        .context("a shared library's path is no UTF-8")?;
+                    let name = library.to_str().context("a shared library's path is no UTF-8")?;
                     if !self.entries.contains_key(&inside(name)?) {
                         self.insert(name, file(&library, 0o755)?)?;
                     }
                 }
                 Ok(())
             }
-            Line::Joined {
-                path,
-                folder,
-                extension,
-            } => {
+            Line::Joined { path, folder, extension } => {
                 let mut files: Vec<PathBuf> = fs::read_dir(folder)
                     .with_context(|| format!("reading {folder}"))?
                     .filter_map(|entry| Some(entry.ok()?.path()))
                     .filter(|file| file.extension().is_some_and(|found| found == extension))
                     .collect();
-                ensure!(
-                    !files.is_empty(),
-                    "{folder} has no file that ends in .{extension}"
-                );
+                ensure!(!files.is_empty(), "{folder} has no file that ends in .{extension}");
                 files.sort();
                 let mut content = Vec::new();
                 for file in files {
-                    content.extend(
-                        fs::read(&file).with_context(|| format!("reading {}", file.display()))?,
-                    );
+                    content.extend(fs::read(&file).with_context(|| format!("reading {}", file.display()))?);
                 }
-                self.insert(
-                    path,
-                    Entry::File {
-                        mode: 0o644,
-                        content,
-                    },
-                )
+                self.insert(path, Entry::File { mode: 0o644, content })
             }
             Line::Agent { path } => self.insert(path, file(agent, 0o755)?),
             Line::Applets { .. } => Ok(()),
@@ -186,9 +157,7 @@ impl Plan {
 
     fn add_applets(&mut self, busybox: &str) -> Result<()> {
         let Some(Entry::File { .. }) = self.entries.get(&inside(busybox)?) else {
-            bail!(
-                "rootfs.list asks for the applets of {busybox}, but does not put a program there"
-            );
+            bail!("rootfs.list asks for the applets of {busybox}, but does not put a program there");
         };
         // The build machine has the same binary: it was read from there.
         for applet in command::output(Command::new("busybox").arg("--list"))?.lines() {
@@ -196,12 +165,7 @@ impl Plan {
             let path = inside(&format!("/bin/{applet}"))?;
             let elsewhere = inside(&format!("/sbin/{applet}"))?;
             if !self.entries.contains_key(&path) && !self.entries.contains_key(&elsewhere) {
-                self.entries.insert(
-                    path,
-                    Entry::Link {
-                        target: busybox.to_owned(),
-                    },
-                );
+                self.entries.insert(path, Entry::Link { target: busybox.to_owned() });
             }
         }
         Ok(())
@@ -224,9 +188,7 @@ impl Plan {
         }
         for parent in parents {
             if !parent.as_os_str().is_empty() {
-                self.entries
-                    .entry(parent)
-                    .or_insert(Entry::Folder { mode: 0o755 });
+                self.entries.entry(parent).or_insert(Entry::Folder { mode: 0o755 });
             }
         }
     }
@@ -260,22 +222,14 @@ pub(super) fn build(plan: &Plan, image: &Path) -> Result<()> {
     let packed = plan.write(&folder).and_then(|()| {
         // Not compressed: the pages are read once, from the host's cache, and decompressing them is work for the guest.
         let mut mkfs = Command::new("mkfs.erofs");
-        mkfs.args(["-T0", "--all-root", "-U", UUID])
-            .arg(&draft)
-            .arg(&folder);
+        mkfs.args(["-T0", "--all-root", "-U", UUID]).arg(&draft).arg(&folder);
         command::output(&mut mkfs)
     });
     let _ = fs::remove_dir_all(&folder);
     packed?;
-    let length = fs::metadata(&draft)
-        .with_context(|| format!("reading {}", draft.display()))?
-        .len();
+    let length = fs::metadata(&draft).with_context(|| format!("reading {}", draft.display()))?.len();
     fs::rename(&draft, image).with_context(|| format!("moving {} into place", image.display()))?;
-    stage.done(format_args!(
-        "{} entries, {}",
-        plan.entries.len(),
-        size(length)
-    ));
+    stage.done(format_args!("{} entries, {}", plan.entries.len(), size(length)));
     Ok(())
 }
 
@@ -286,17 +240,10 @@ fn file(source: &Path, mode: u32) -> Result<Entry> {
 
 /// An absolute path of the guest as a path below the image's root; refuses anything that could leave it.
 fn inside(path: &str) -> Result<PathBuf> {
-    let relative = path
-        .strip_prefix('/')
-        .with_context(|| format!("`{path}` does not begin with /"))?;
+    let relative = path.strip_prefix('/').with_context(|| format!("`{path}` does not begin with /"))?;
     let relative = Path::new(relative);
-    let plain = relative
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    ensure!(
-        plain && !relative.as_os_str().is_empty(),
-        "`{path}` is not a plain absolute path"
-    );
+    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    ensure!(plain && !relative.as_os_str().is_empty(), "`{path}` is not a plain absolute path");
     Ok(relative.to_path_buf())
 }
 
@@ -308,18 +255,14 @@ fn parse_line(line: &str) -> Result<Option<Line<'_>>> {
         [] => return Ok(None),
         ["folder", path] => Line::Folder { path, mode: 0o755 },
         ["folder", path, mode] => {
-            let mode = u32::from_str_radix(mode, 8)
-                .with_context(|| format!("`{mode}` is not an octal mode"))?;
+            let mode =
+                u32::from_str_radix(mode, 8).with_context(|| format!("`{mode}` is not an octal mode"))?;
             Line::Folder { path, mode }
         }
         ["ours", path] => Line::Ours { path },
         ["host", path, source] => Line::Host { path, source },
         ["program", path, source] => Line::Program { path, source },
-        ["joined", path, folder, extension] => Line::Joined {
-            path,
-            folder,
-            extension,
-        },
+        ["joined", path, folder, extension] => Line::Joined { path, folder, extension },
         ["link", path, target] => Line::Link { path, target },
         ["applets", path] => Line::Applets { path },
         ["agent", path] => Line::Agent { path },
@@ -329,11 +272,7 @@ fn parse_line(line: &str) -> Result<Option<Line<'_>>> {
 
 /// The libraries that a program loads, and its loader, as `ldd` resolves them. None for a static program.
 fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .env("LC_ALL", "C")
-        .output()
-        .context("starting ldd")?;
+    let output = Command::new("ldd").arg(program).env("LC_ALL", "C").output().context("starting ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
@@ -353,11 +292,7 @@ fn parse_ldd(text: &str) -> Result<Vec<PathBuf>> {
             bail!("a shared library is missing: {line}");
         }
         let path = line.split_once("=> ").map_or(line, |(_, path)| path);
-        if let Some(path) = path
-            .split_whitespace()
-            .next()
-            .filter(|path| path.starts_with('/'))
-        {
+        if let Some(path) = path.split_whitespace().next().filter(|path| path.starts_with('/')) {
             libraries.push(PathBuf::from(path));
         }
     }
@@ -373,26 +308,15 @@ mod tests {
         assert_eq!(parse_line("  # only a comment").unwrap(), None);
         assert_eq!(
             parse_line("folder /tmp 1777").unwrap(),
-            Some(Line::Folder {
-                path: "/tmp",
-                mode: 0o1777
-            })
+            Some(Line::Folder { path: "/tmp", mode: 0o1777 })
         );
         assert_eq!(
             parse_line("program /sbin/mke2fs /usr/sbin/mke2fs # text").unwrap(),
-            Some(Line::Program {
-                path: "/sbin/mke2fs",
-                source: "/usr/sbin/mke2fs"
-            })
+            Some(Line::Program { path: "/sbin/mke2fs", source: "/usr/sbin/mke2fs" })
         );
         assert!(parse_line("folder /tmp 9").is_err());
         assert!(parse_line("link /a").is_err());
-        assert!(
-            parse_line("copy /a /b")
-                .unwrap_err()
-                .to_string()
-                .contains("`copy`")
-        );
+        assert!(parse_line("copy /a /b").unwrap_err().to_string().contains("`copy`"));
     }
 
     #[test]
@@ -405,54 +329,26 @@ mod tests {
 
     #[test]
     fn a_path_cannot_be_named_twice_and_parents_are_made() {
-        let mut plan = Plan {
-            entries: BTreeMap::new(),
-        };
-        plan.insert(
-            "/a/b/c",
-            Entry::File {
-                mode: 0o644,
-                content: b"x".to_vec(),
-            },
-        )
-        .unwrap();
-        assert!(
-            plan.insert("/a/b/c", Entry::Folder { mode: 0o755 })
-                .is_err()
-        );
+        let mut plan = Plan { entries: BTreeMap::new() };
+        plan.insert("/a/b/c", Entry::File { mode: 0o644, content: b"x".to_vec() }).unwrap();
+        assert!(plan.insert("/a/b/c", Entry::Folder { mode: 0o755 }).is_err());
         plan.add_parents();
         assert_eq!(plan.entries.len(), 3);
         let folder = tempfile::tempdir().unwrap();
         plan.write(folder.path()).unwrap();
-        assert_eq!(
-            fs::read_to_string(folder.path().join("a/b/c")).unwrap(),
-            "x"
-        );
+        assert_eq!(fs::read_to_string(folder.path().join("a/b/c")).unwrap(), "x");
     }
 
     #[test]
     fn the_key_follows_content_mode_and_place() {
         let key = |path: &str, mode, content: &str| {
-            let mut plan = Plan {
-                entries: BTreeMap::new(),
-            };
-            plan.insert(
-                path,
-                Entry::File {
-                    mode,
-                    content: content.into(),
-                },
-            )
-            .unwrap();
+            let mut plan = Plan { entries: BTreeMap::new() };
+            plan.insert(path, Entry::File { mode, content: content.into() }).unwrap();
             plan.key()
         };
         let base = key("/a", 0o644, "x");
         assert_eq!(base, key("/a", 0o644, "x"));
-        for other in [
-            key("/b", 0o644, "x"),
-            key("/a", 0o755, "x"),
-            key("/a", 0o644, "y"),
-        ] {
+        for other in [key("/b", 0o644, "x"), key("/a", 0o755, "x"), key("/a", 0o644, "y")] {
             assert_ne!(base, other);
         }
     }
@@ -463,10 +359,7 @@ mod tests {
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
         assert_eq!(
             parse_ldd(text).unwrap(),
-            [
-                Path::new("/lib/x86_64-linux-gnu/libc.so.6"),
-                Path::new("/lib64/ld-linux-x86-64.so.2")
-            ]
+            [Path::new("/lib/x86_64-linux-gnu/libc.so.6"), Path::new("/lib64/ld-linux-x86-64.so.2")]
         );
         assert!(parse_ldd("\tlibz.so.9 => not found\n").is_err());
     }
@@ -474,25 +367,11 @@ mod tests {
     #[test]
     fn our_own_list_parses() {
         let text = fs::read_to_string(paths::root().join("vm-image/rootfs.list")).unwrap();
-        let lines: Vec<Line<'_>> = text
-            .lines()
-            .filter_map(|line| parse_line(line).unwrap())
-            .collect();
-        assert!(lines.iter().any(|line| matches!(
-            line,
-            Line::Agent {
-                path: "/sbin/coracle-agent"
-            }
-        )));
+        let lines: Vec<Line<'_>> = text.lines().filter_map(|line| parse_line(line).unwrap()).collect();
+        assert!(lines.iter().any(|line| matches!(line, Line::Agent { path: "/sbin/coracle-agent" })));
         for line in lines {
             if let Line::Ours { path } = line {
-                assert!(
-                    paths::root()
-                        .join("vm-image/rootfs")
-                        .join(&path[1..])
-                        .is_file(),
-                    "{path}"
-                );
+                assert!(paths::root().join("vm-image/rootfs").join(&path[1..]).is_file(), "{path}");
             }
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 use wire::{
     app::State,
-    guest::{Request, Response},
+    guest::{Request, Response, Stage},
 };
 
 use super::{
@@ -27,8 +27,13 @@ use crate::{control::client::name_flag, platform::ClockWatch};
 
 /// Beyond the containers' time: for the engine to end, and for everything to reach the disk.
 const SYNC_LIMIT: Duration = Duration::from_secs(30);
+/// For a guest that says it is unmounting: gigabytes that wait to be written to a slow disk take this long,
+/// and nobody is served by losing them.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// After the guest closed the conversation in which it was told to power off.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// For the guest's last word, when it races with the VM's end.
+const LAST_WORD_RACE: Duration = Duration::from_secs(1);
 /// For the hypervisor to end a VM that is killed.
 const KILL_LIMIT: Duration = Duration::from_secs(15);
 /// The guest's clock is set at least this often: emulated timers drift.
@@ -42,9 +47,18 @@ pub(crate) enum Event {
     /// The boot came to its end.
     Booted(Result<(), BootError>),
     /// The guest ended the conversation in which it was told to power off, or it never began.
-    PowerOffTold(Result<(), GuestError>),
+    PowerOffTold(Result<LastWord, GuestError>),
     /// The VM is gone.
     VmEnded(Ended),
+}
+
+/// How the guest ended the conversation in which it was told to power off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastWord {
+    /// Everything is stored and unmounted: from here on nothing can be lost.
+    Stored,
+    /// None: it hung up on its way down.
+    None,
 }
 
 /// Who wants the machine to stop.
@@ -241,14 +255,15 @@ fn stop(
         return kill(events, vm, "the guest could not be asked to power off", false);
     }
     let limit = |seconds: u32| Duration::from_secs(seconds.into()) + SYNC_LIMIT;
+    let stopped = || End { outcome: Outcome::Stopped, clean: true, reason: cause.reason().to_owned() };
     let begin = Instant::now();
     let mut deadline = begin + limit(timeout_seconds);
+    let mut unmounting = false;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match events.recv_timeout(left) {
-            Ok(Event::VmEnded(ended)) if ended.powered_off => {
-                return End { outcome: Outcome::Stopped, clean: true, reason: cause.reason().to_owned() };
-            }
+            Ok(Event::VmEnded(ended)) if ended.powered_off => return stopped(),
+            Ok(Event::VmEnded(_)) if said_stored(events) => return stopped(),
             Ok(Event::VmEnded(ended)) => {
                 machine
                     .board
@@ -256,8 +271,16 @@ fn stop(
                 let reason = format!("the VM ended while it was being stopped: {}", ended.reason);
                 return End { outcome: Outcome::Stopped, clean: false, reason };
             }
-            // The last thing the guest does before it powers off.
-            Ok(Event::PowerOffTold(Ok(()))) => deadline = deadline.min(Instant::now() + LAST_WORDS),
+            Ok(Event::PowerOffTold(Ok(LastWord::Stored))) => {
+                if await_end(events, LAST_WORDS).is_none() {
+                    tracing::warn!("the guest stored everything and did not power off; ending it");
+                    return kill(events, vm, cause.reason(), true);
+                }
+                return stopped();
+            }
+            Ok(Event::PowerOffTold(Ok(LastWord::None))) => {
+                deadline = deadline.min(Instant::now() + LAST_WORDS)
+            }
             Ok(Event::PowerOffTold(Err(error))) => {
                 machine.board.remark(format!(
                     "{:#}; ending it as pulling the plug would",
@@ -270,6 +293,10 @@ fn stop(
                 deadline = deadline.min(Instant::now() + limit(timeout_seconds))
             }
             Ok(Event::Booted(_)) => {}
+            Err(RecvTimeoutError::Timeout) if !unmounting && is_unmounting(machine) => {
+                unmounting = true;
+                deadline = Instant::now() + UNMOUNT_LIMIT;
+            }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 let waited = begin.elapsed().as_secs();
                 machine.board.remark(format!(
@@ -281,11 +308,27 @@ fn stop(
     }
 }
 
-/// Tells the guest to power off, and shows how far it is. Returns when the guest hung up.
-fn tell_power_off(machine: &Machine, vm: &dyn Vm, timeout_seconds: u32) -> Result<(), GuestError> {
+fn is_unmounting(machine: &Machine) -> bool {
+    machine.board.now().guest.is_some_and(|guest| guest.stage == Stage::Unmounting)
+}
+
+/// Whether the guest had stored everything before its VM ended some other way than by a power-off.
+fn said_stored(events: &Receiver<Event>) -> bool {
+    let deadline = Instant::now() + LAST_WORD_RACE;
+    loop {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::PowerOffTold(word)) => return matches!(word, Ok(LastWord::Stored)),
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Tells the guest to power off, and shows how far it is, until its last word.
+fn tell_power_off(machine: &Machine, vm: &dyn Vm, timeout_seconds: u32) -> Result<LastWord, GuestError> {
     let mut guest = Conversation::open(vm, &Request::PowerOff { timeout_seconds })?;
     let mut answered = false;
-    let silence = Duration::from_secs(timeout_seconds.into()) + SYNC_LIMIT;
+    let silence = Duration::from_secs(timeout_seconds.into()) + SYNC_LIMIT + UNMOUNT_LIMIT;
     loop {
         match guest.next(silence) {
             Ok(Some(Response::State(state))) => {
@@ -293,10 +336,10 @@ fn tell_power_off(machine: &Machine, vm: &dyn Vm, timeout_seconds: u32) -> Resul
                 machine.board.update(|view| view.guest = Some(state));
                 answered = true;
             }
-            Ok(Some(Response::Done)) => answered = true,
+            Ok(Some(Response::Done)) => return Ok(LastWord::Stored),
             Ok(Some(Response::Failed { message })) => return Err(GuestError::Refused(message.into())),
             // However the stream ends once the guest is on its way down, it ended with the guest.
-            Ok(None) | Err(GuestError::Broken(_)) if answered => return Ok(()),
+            Ok(None) | Err(GuestError::Broken(_)) if answered => return Ok(LastWord::None),
             Ok(None) => return Err(GuestError::Closed),
             Err(error) => return Err(error),
         }
@@ -471,6 +514,16 @@ mod tests {
         let end = living.end();
         assert!(message(&end).contains("Out of memory"), "{end:?}");
         assert!(message(&end).contains("does not answer on the docker socket"), "{end:?}");
+    }
+
+    #[test]
+    fn a_guest_that_stored_everything_ended_in_order_however_its_vm_ends() {
+        let living = Living::begin(Habit::ResetsWhenStored).until_running();
+        living.stop();
+        let machine = Arc::clone(&living.machine);
+        let end = living.end();
+        assert_eq!((end.outcome, end.clean), (Outcome::Stopped, true));
+        assert!(machine.board.now().remarks.is_empty());
     }
 
     #[test]

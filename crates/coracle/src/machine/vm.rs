@@ -68,6 +68,8 @@ pub(crate) mod fake {
         StuckDisk,
         /// Refuses to power off.
         Stubborn,
+        /// Ends its VM with a reset and no power-off, once everything is stored.
+        ResetsWhenStored,
         /// Crashes while it powers off.
         CrashesAtPowerOff,
     }
@@ -138,7 +140,11 @@ pub(crate) mod fake {
                     }
                     line::write(stream, &state(Stage::StoppingContainers))?;
                     line::write(stream, &state(Stage::Unmounting))?;
-                    self.end(self.habit != Habit::CrashesAtPowerOff, "power-off");
+                    if self.habit != Habit::CrashesAtPowerOff {
+                        line::write(stream, &Response::Done)?;
+                    }
+                    let off = !matches!(self.habit, Habit::CrashesAtPowerOff | Habit::ResetsWhenStored);
+                    self.end(off, "its end");
                     Ok(())
                 }
                 // Echoes its input until that ends, and exits with 7.

@@ -17,8 +17,8 @@ pub(crate) const PACKAGE: &str = "qemu-system-x86";
 /// The I/O port that ends the machine: see [`POWER_OFF_EXIT_CODE`].
 pub const POWER_OFF_PORT: u16 = 0xf4;
 
-/// What a guest writes to [`POWER_OFF_PORT`], as 32 bits, to switch the machine off.
-pub const POWER_OFF_VALUE: u32 = 0x10;
+/// The byte that a guest writes to [`POWER_OFF_PORT`] to switch the machine off.
+pub const POWER_OFF_VALUE: u8 = 0x10;
 
 /// How QEMU exits when the guest switches the machine off. QEMU makes it of the value: twice that, plus one.
 pub(crate) const POWER_OFF_EXIT_CODE: i32 = 0x21;
@@ -52,6 +52,8 @@ pub(crate) struct Board<'a> {
     pub(crate) memory_mib: u64,
     pub(crate) kernel: &'a Path,
     pub(crate) cmdline: &'a str,
+    /// Ticks of the host's time stamp counter in a millisecond, where it is fit to be a clock. The guest sees the same.
+    pub(crate) tsc_khz: Option<u64>,
     /// Our sockets, one for the console and one per device; the child inherits them under the same numbers.
     pub(crate) console: BorrowedFd<'a>,
     pub(crate) devices: Vec<(Kind, BorrowedFd<'a>)>,
@@ -84,7 +86,13 @@ impl Board<'_> {
         arguments.option("-kernel", self.kernel);
         // First, so that the caller's choice wins. A reset by triple fault is the only one this board knows, and by
         // -no-reboot it ends QEMU; a panic shall end the machine as well, instead of halting it for ever.
-        arguments.option("-append", format!("reboot=t panic=-1 {}", self.cmdline));
+        let mut cmdline = "reboot=t panic=-1 ".to_owned();
+        if let Some(khz) = self.tsc_khz {
+            // Otherwise the guest measures its counter against an emulated timer, and on a busy host finds it useless:
+            // its clock then has steps of a tick, and 100 interrupts a second to the end of its days.
+            cmdline += &format!("tsc=reliable tsc_early_khz={khz} ");
+        }
+        arguments.option("-append", cmdline + self.cmdline);
         arguments.0
     }
 }
@@ -116,6 +124,7 @@ mod tests {
             memory_mib: 512,
             kernel: Path::new("/k,1"),
             cmdline: "root=/dev/vda",
+            tsc_khz: Some(2_600_000),
             console: fd,
             devices: vec![(Kind::Blk, fd), (Kind::Blk, fd), (Kind::Vsock, fd), (Kind::Rng, fd)],
         };
@@ -129,12 +138,12 @@ mod tests {
         assert!(devices[2].starts_with("vhost-user-blk,") && devices[2].ends_with("virtio-mmio-bus.2,chardev=device2"));
         assert_eq!(devices[4], "vhost-user-rng,bus=virtio-mmio-bus.0,chardev=device0");
         assert_eq!(values("-chardev")[0], format!("socket,id=console,fd={number}"));
-        assert_eq!(values("-append"), ["reboot=t panic=-1 root=/dev/vda"]);
+        assert_eq!(values("-append"), ["reboot=t panic=-1 tsc=reliable tsc_early_khz=2600000 root=/dev/vda"]);
         assert_eq!(values("-kernel"), ["/k,1"]);
     }
 
     #[test]
     fn the_exit_code_is_that_of_the_value() {
-        assert_eq!(u32::try_from(POWER_OFF_EXIT_CODE).unwrap(), POWER_OFF_VALUE << 1 | 1);
+        assert_eq!(POWER_OFF_EXIT_CODE, i32::from(POWER_OFF_VALUE) << 1 | 1);
     }
 }

@@ -1,0 +1,54 @@
+//! The Docker Engine API over HTTP/1.1, as Docker 28.5 answers it (API 1.51).
+//!
+//! A handler parses, calls one function of [`crate::Engine`]'s parts, and encodes. Routes stand in one
+//! table per resource (`routes()` in each module here), merged in [`router`].
+
+/// `/containers`.
+mod containers;
+/// Errors as HTTP answers.
+mod error;
+/// `/exec`.
+mod exec;
+/// The filters of list routes: `?filters={"label":["a=b"]}`.
+pub mod filters;
+/// Connections taken over from HTTP: attach and exec.
+mod hijack;
+/// `/images`.
+mod images;
+/// `/networks`.
+mod networks;
+/// Request parts as handlers want them.
+mod request;
+/// Accepting connections.
+mod server;
+/// `/_ping`, `/version`, `/info`, `/events`, `/auth`.
+mod system;
+/// What Docker has and this engine has not.
+mod unsupported;
+/// `/v1.NN/…`: the version a client asks for.
+mod version;
+
+pub(crate) use server::serve;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::Engine;
+
+/// What every handler gets.
+pub(crate) type Shared = Arc<Engine>;
+
+/// Every route of the API, without version prefix.
+fn router(engine: Shared) -> Router {
+    Router::new()
+        .merge(system::routes())
+        .merge(images::routes())
+        .merge(containers::routes())
+        .merge(exec::routes())
+        .merge(networks::routes())
+        .merge(unsupported::routes())
+        .fallback(error::no_such_route)
+        .method_not_allowed_fallback(error::no_such_route)
+        .with_state(engine)
+}

@@ -1,0 +1,58 @@
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::{get, post},
+};
+use wire::docker::network::Network;
+
+use super::{Shared, filters::Filters, request::Params};
+use crate::error::{Error, Result};
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/networks", get(list))
+        .route("/networks/create", post(no_driver))
+        .route("/networks/prune", post(no_driver))
+        .route("/networks/{name}", get(inspect).delete(remove))
+        .route("/networks/{name}/connect", post(no_driver))
+        .route("/networks/{name}/disconnect", post(no_driver))
+}
+
+const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+async fn list(State(engine): State<Shared>, params: Params) -> Result<Json<Vec<Network>>> {
+    let filters = Filters::parse(params.get("filters"), FILTERS)?;
+    let dangling = filters.flag("dangling")?;
+    Ok(Json(
+        engine
+            .networks
+            .list()
+            .filter(|network| {
+                filters.passes("driver", |driver| network.driver == driver)
+                    && filters.passes("id", |id| network.id.starts_with(id))
+                    && filters.passes("name", |name| network.name.contains(name))
+                    && filters.passes("scope", |scope| network.scope == scope)
+                    && filters.passes("type", |kind| kind == "builtin")
+                    && filters.labels("label", &network.labels)
+                    && dangling != Some(true)
+            })
+            .cloned()
+            .collect(),
+    ))
+}
+
+async fn inspect(State(engine): State<Shared>, Path(name): Path<String>) -> Result<Json<Network>> {
+    engine.networks.get(&name).cloned().map(Json)
+}
+
+async fn remove(State(engine): State<Shared>, Path(name): Path<String>) -> Result<()> {
+    let network = engine.networks.get(&name)?;
+    Err(Error::new(
+        crate::error::Kind::Forbidden,
+        format!("{} is a pre-defined network and cannot be removed", network.name),
+    ))
+}
+
+async fn no_driver() -> Error {
+    Error::not_implemented("networks other than none and host are not implemented yet")
+}

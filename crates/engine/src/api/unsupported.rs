@@ -1,0 +1,55 @@
+use axum::{
+    Json, Router,
+    routing::{any, get, post},
+};
+
+use super::Shared;
+use crate::error::{Error, Kind, Result};
+
+/// Routes that Docker has and this engine has not yet, or never will: each says which.
+pub(super) fn routes() -> Router<Shared> {
+    let swarm = ["swarm", "nodes", "services", "tasks", "secrets", "configs"];
+    let mut routes = Router::new();
+    for resource in swarm {
+        routes = routes
+            .route(&format!("/{resource}"), any(no_swarm))
+            .route(&format!("/{resource}/{{*rest}}"), any(no_swarm));
+    }
+    routes
+        .route("/system/df", get(|| not_yet("docker system df")))
+        .route("/build", post(|| not_yet("docker build")))
+        .route("/build/prune", post(|| not_yet("docker builder prune")))
+        .route("/build/cancel", post(|| not_yet("cancelling a build")))
+        .route("/commit", post(|| not_yet("docker commit")))
+        .route("/session", post(|| not_yet("BuildKit's session")))
+        .route("/grpc", post(|| not_yet("BuildKit's protocol")))
+        .route("/distribution/{*name}", get(|| not_yet("docker manifest inspect")))
+        .route("/volumes", get(|| not_yet("docker volume ls")))
+        .route("/volumes/create", post(|| not_yet("docker volume create")))
+        .route("/volumes/prune", post(|| not_yet("docker volume prune")))
+        .route(
+            "/volumes/{name}",
+            get(|| not_yet("docker volume inspect"))
+                .put(|| not_yet("docker volume update"))
+                .delete(|| not_yet("docker volume rm")),
+        )
+        .route("/plugins", get(no_plugins))
+        .route("/plugins/{*rest}", any(|| not_yet("docker plugin")))
+}
+
+async fn not_yet(what: &'static str) -> Error {
+    Error::not_implemented(format!("{what} is not implemented yet"))
+}
+
+/// None can be installed, so none is there.
+async fn no_plugins() -> Json<[(); 0]> {
+    Json([])
+}
+
+async fn no_swarm() -> Result<()> {
+    Err(Error::new(
+        Kind::Unavailable,
+        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
+         connect this node to swarm and try again.",
+    ))
+}

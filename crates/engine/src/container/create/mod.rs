@@ -1,0 +1,259 @@
+//! `create`: from a request and an image to a container that can be started.
+
+mod merge;
+mod mounts;
+mod validate;
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use wire::docker::{
+    container::{CreateRequest, CreateResponse},
+    host_config::HostConfig,
+};
+
+pub(super) use mounts::to_mount;
+
+use super::{
+    Container, Containers, etc_files, logs, names,
+    record::{Mount, Record},
+    state::State,
+};
+use crate::{
+    error::{Context, Error, Result},
+    image::{Image, Platform},
+    network, runtime,
+};
+use mounts::Wanted;
+
+impl Containers {
+    /// Makes a container. `name` may be empty; `platform` is that of the image, if the request says.
+    ///
+    /// # Errors
+    /// Requests that make no sense, and names that are taken, in Docker's words; no such image.
+    pub(crate) async fn create(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        request: CreateRequest,
+    ) -> Result<CreateResponse> {
+        let CreateRequest { mut config, mut host_config, networking_config } = request;
+        // "default" is how clients of any system ask for this one's.
+        let mut endpoints = networking_config.endpoints_config;
+        if matches!(host_config.network_mode.as_str(), "" | "default") {
+            host_config.network_mode = "bridge".to_owned();
+            if let Some(endpoint) = endpoints.remove("default") {
+                endpoints.insert("bridge".to_owned(), endpoint);
+            }
+        }
+        if host_config.restart_policy.name.is_empty() {
+            host_config.restart_policy.name = "no".to_owned();
+        }
+        let mut warnings = validate::validate(&mut config, &host_config, &self.0.machine)?;
+        let image = self.image_for(&config.image, platform, &mut warnings)?;
+        self.adapt(&mut host_config, &mut warnings)?;
+        merge::merge(&mut config, &image.config)?;
+        logs::validate(&mut host_config.log_config)?;
+        let wanted = mounts::wanted(&host_config, config.volumes.iter().flatten().map(|(path, _)| path))?;
+
+        let id = names::random_id();
+        let name = self.take_name(name, &id)?;
+        if config.hostname.is_empty() {
+            config.hostname = if host_config.network_mode == "host" || host_config.uts_mode == "host" {
+                rustix::system::uname().nodename().to_string_lossy().into_owned()
+            } else {
+                id[..12].to_owned()
+            };
+        }
+        let (path, args) = merge::command(&config);
+        let record = Record {
+            id: id.clone(),
+            name: name.clone(),
+            created: OffsetDateTime::now_utc(),
+            image_id: image.id.clone(),
+            os: image.os.clone(),
+            path,
+            args,
+            config,
+            host_config,
+            mounts: Vec::new(),
+            endpoints,
+        };
+        let containers = self.clone();
+        let made = super::blocking(move || containers.make(record, &image, wanted)).await;
+        let container = match made {
+            Ok(container) => container,
+            Err(error) => {
+                self.release_name(&name);
+                return Err(error);
+            }
+        };
+        self.index_mut().by_id.insert(id.clone(), container.clone());
+        self.emit(&container, "create", &[]);
+        Ok(CreateResponse { id, warnings })
+    }
+
+    /// The image, when it is for the platform asked for.
+    fn image_for(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Arc<Image>> {
+        if name.is_empty() {
+            return Err(Error::not_implemented("containers without an image are not implemented yet"));
+        }
+        let image = self.0.images.get(name)?;
+        let own = image.platform();
+        match platform {
+            Some(platform) => {
+                let asked = Platform::parse(platform)?;
+                if !asked.accepts(&own) {
+                    return Err(Error::not_found(format!(
+                        "image with reference {name} was found but its platform ({own}) does not match \
+                         the specified platform ({asked})"
+                    )));
+                }
+            }
+            None => {
+                let host = Platform::host();
+                if !host.accepts(&own) {
+                    warnings.push(format!(
+                        "The requested image's platform ({own}) does not match the detected host platform \
+                         ({host}) and no specific platform was requested"
+                    ));
+                }
+            }
+        }
+        Ok(image)
+    }
+
+    /// Fills in what a host configuration leaves open.
+    fn adapt(&self, host_config: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
+        if network::mode(host_config)? == network::Mode::Default {
+            warnings.push(network::NO_BRIDGE.to_owned());
+        }
+        let gateways = host_config.extra_hosts.iter().flatten();
+        if gateways.filter(|host| host.ends_with(&format!(":{}", etc_files::HOST_GATEWAY))).count() > 0 {
+            warnings.push(
+                "host-gateway stands for the address of a bridge network's gateway, which is not \
+                 implemented yet: the name is left out of /etc/hosts."
+                    .to_owned(),
+            );
+        }
+        if host_config.resources.memory > 0 && host_config.resources.memory_swap == 0 {
+            host_config.resources.memory_swap = host_config.resources.memory.saturating_mul(2);
+        }
+        if host_config.shm_size == 0 {
+            host_config.shm_size = runtime::spec::DEFAULT_SHM_SIZE;
+        }
+        if host_config.ipc_mode.is_empty() {
+            host_config.ipc_mode = "private".to_owned();
+        }
+        if host_config.cgroupns_mode.is_empty() {
+            let unified = self.0.runtime.cgroups().version() == runtime::CgroupVersion::V2;
+            host_config.cgroupns_mode = if unified { "private" } else { "host" }.to_owned();
+        }
+        if host_config.runtime.is_empty() {
+            host_config.runtime = "runc".to_owned();
+        }
+        host_config.resources.oom_kill_disable.get_or_insert(false);
+        for mode in
+            [&mut host_config.network_mode, &mut host_config.ipc_mode, &mut host_config.pid_mode]
+        {
+            if let Some(other) = mode.strip_prefix("container:") {
+                *mode = format!("container:{}", self.get(other)?.id);
+            }
+        }
+        let unlabelled = host_config.privileged
+            || host_config.ipc_mode == "host"
+            || host_config.pid_mode == "host";
+        let options = host_config.security_opt.get_or_insert_default();
+        if unlabelled && !options.iter().any(|option| option.starts_with("label=")) {
+            options.push("label=disable".to_owned());
+        }
+        if options.is_empty() {
+            host_config.security_opt = None;
+        }
+        if !host_config.privileged {
+            let paths = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
+            if host_config.masked_paths.is_none() {
+                host_config.masked_paths = paths(runtime::spec::MASKED_PATHS);
+            }
+            if host_config.readonly_paths.is_none() {
+                host_config.readonly_paths = paths(runtime::spec::READONLY_PATHS);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the name asked for, or a made-up one.
+    fn take_name(&self, name: &str, id: &str) -> Result<String> {
+        if !name.is_empty() {
+            let name = names::check(name)?;
+            self.reserve_name(name, id)?;
+            return Ok(name.to_owned());
+        }
+        for attempt in 0..names::ATTEMPTS {
+            let name = names::random(attempt);
+            if self.reserve_name(&name, id).is_ok() {
+                return Ok(name);
+            }
+        }
+        let name = id[..12].to_owned();
+        self.reserve_name(&name, id)?;
+        Ok(name)
+    }
+
+    /// Makes the container's directory, file system and volumes, and its record last: without one, the
+    /// next engine removes the rest.
+    fn make(&self, mut record: Record, image: &Image, wanted: Vec<Wanted>) -> Result<Arc<Container>> {
+        let directory = self.0.root.join(&record.id);
+        let what = || format!("create {}", directory.display());
+        std::fs::create_dir(&directory).context(what)?;
+        let made = self.fill(&mut record, image, wanted).and_then(|()| {
+            record.save(&directory)?;
+            // The directory's own name.
+            crate::store::sync_directory(&self.0.root).context(what)?;
+            Container::new(record.clone(), State::default(), &directory)
+        });
+        if made.is_err() {
+            for mount in record.mounts.iter().filter(|mount| mount.anonymous) {
+                self.0.volumes.remove(&mount.point.name);
+            }
+            if let Err(error) = self.finish_removal(&record.id, &directory) {
+                tracing::error!(container = record.id, "undo its creation: {error}");
+            }
+        }
+        made
+    }
+
+    fn fill(&self, record: &mut Record, image: &Image, wanted: Vec<Wanted>) -> Result<()> {
+        let snapshots = &self.0.snapshots;
+        snapshots.create(&record.id, &image.layers)?;
+        let mut root: Option<std::path::PathBuf> = None;
+        for wanted in wanted {
+            let mount: Mount = match wanted {
+                Wanted::Ready(mount) => mount,
+                Wanted::Volume { point, fill } => {
+                    let name = if fill {
+                        let root = match &root {
+                            Some(root) => root,
+                            None => root.insert(snapshots.mount(&record.id)?),
+                        };
+                        self.0.volumes.create_from(root, &point.destination)?
+                    } else {
+                        self.0.volumes.create()?
+                    };
+                    let path = self.0.volumes.path(&name);
+                    mounts::volume_mount(name, path, point)
+                }
+            };
+            record.mounts.push(mount);
+        }
+        if root.is_some() {
+            snapshots.unmount(&record.id)?;
+        }
+        Ok(())
+    }
+}

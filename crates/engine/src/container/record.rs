@@ -1,0 +1,79 @@
+//! What is kept of a container on disk: `container.json`, and `state.json` beside it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use wire::docker::{
+    container::{ContainerConfig, MountPoint},
+    host_config::HostConfig,
+    network::EndpointSettings,
+};
+
+use super::state::State;
+use crate::{
+    error::Result,
+    store::{self, Durability},
+};
+
+/// Everything about a container that does not change by running it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    /// Without the leading slash that Docker's API shows.
+    pub(crate) name: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) created: OffsetDateTime,
+    pub(crate) image_id: String,
+    /// The image's platform.
+    pub(crate) os: String,
+    /// The program and its arguments.
+    pub(crate) path: String,
+    pub(crate) args: Vec<String>,
+    /// The image's configuration with the request's on top.
+    pub(crate) config: ContainerConfig,
+    /// The request's, with defaults filled in.
+    pub(crate) host_config: HostConfig,
+    pub(crate) mounts: Vec<Mount>,
+    /// What the request said about networks.
+    pub(crate) endpoints: BTreeMap<String, EndpointSettings>,
+}
+
+/// Something mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mount {
+    /// As inspect shows it.
+    pub(crate) point: MountPoint,
+    /// A volume without a name of its own goes with its container.
+    pub(crate) anonymous: bool,
+}
+
+impl Record {
+    /// A file of this container's in its directory.
+    pub(crate) fn file(directory: &Path) -> PathBuf {
+        directory.join("container.json")
+    }
+
+    /// Reads a record; `None` when its creation was cut short.
+    pub(crate) fn load(directory: &Path) -> Result<Option<Self>> {
+        store::read_json(&Self::file(directory))
+    }
+
+    /// Keeps the record: it is on the disk when this returns.
+    pub(crate) fn save(&self, directory: &Path) -> Result<()> {
+        store::write_json(&Self::file(directory), self, Durability::Synced)
+    }
+}
+
+/// Reads a state; the default when none was kept.
+pub(crate) fn load_state(directory: &Path) -> Result<State> {
+    Ok(store::read_json(&directory.join("state.json"))?.unwrap_or_default())
+}
+
+/// Keeps a state. A power cut ends every container, so that it may lose this.
+pub(crate) fn save_state(directory: &Path, state: &State) -> Result<()> {
+    store::write_json(&directory.join("state.json"), state, Durability::Renamed)
+}

@@ -1,0 +1,141 @@
+//! `rm`.
+
+use std::{fs, path::Path, sync::Arc};
+
+use super::{Container, Containers, StopOptions, no_such_container, state::State};
+use crate::error::{Context, Error, Result};
+
+/// How to remove.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RemoveOptions {
+    /// Kill it if it runs.
+    pub(crate) force: bool,
+    /// Its volumes without names, too.
+    pub(crate) volumes: bool,
+    /// Only a link, which this engine has none of.
+    pub(crate) link: bool,
+}
+
+/// The end of the name of a directory whose container is being removed: whatever happens, the next
+/// engine finishes it.
+pub(super) const REMOVED: &str = ".removed";
+
+/// Seconds that a container has to stop that is being removed and still runs.
+const STOP_TIMEOUT: i64 = 3;
+
+impl Containers {
+    /// Removes a container.
+    ///
+    /// # Errors
+    /// One that runs (without `force`), and one whose removal is under way, in Docker's words.
+    pub(crate) async fn remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
+        let container = self.get(name)?;
+        if !container.note(State::begin_removal) {
+            return Err(Error::conflict(format!(
+                "removal of container {name} is already in progress"
+            )));
+        }
+        if options.link {
+            container.note(State::removal_refused);
+            return Err(Error::system(
+                "Conflict, cannot remove the default link name of the container",
+            ));
+        }
+        let removed = self.remove_begun(&container, options).await;
+        if removed.is_err() && !container.state().is_dead() {
+            container.note(State::removal_refused);
+        }
+        removed.map_err(|error| {
+            Error::new(error.kind(), format!("cannot remove container {name:?}")).because(error)
+        })
+    }
+
+    /// Removes an ended container that was made to be removed at its end.
+    pub(super) async fn remove_automatically(&self, container: &Arc<Container>) {
+        let options = RemoveOptions { force: true, volumes: true, link: false };
+        match self.remove(&container.id, options).await {
+            Ok(()) => {}
+            // Somebody was faster.
+            Err(_) if container.state().is_leaving() || self.get(&container.id).is_err() => {}
+            Err(error) => tracing::error!(container = container.id, "{error}"),
+        }
+    }
+
+    async fn remove_begun(&self, container: &Arc<Container>, options: RemoveOptions) -> Result<()> {
+        if self.get(&container.id).is_err() {
+            return Err(no_such_container(&container.id));
+        }
+        let state = container.state();
+        if state.is_running() {
+            if !options.force {
+                return Err(Error::conflict(if state.is_paused() {
+                    "container is paused and must be unpaused first".to_owned()
+                } else {
+                    let word = state.word();
+                    format!("container is {word}: stop the container before removing or force remove")
+                }));
+            }
+            let killed = self.kill_and_wait(container).await;
+            if container.state().is_running() {
+                killed.map_err(|error| Error::system("could not kill container").because(error))?;
+                let options = StopOptions { timeout: Some(STOP_TIMEOUT), ..StopOptions::default() };
+                self.stop_now(container, &options).await?;
+            }
+        }
+        let _changing = container.changing.lock().await;
+        container.change(State::dead);
+        let record = container.record();
+        let volumes: Vec<String> = record
+            .mounts
+            .iter()
+            .filter(|mount| mount.anonymous && options.volumes)
+            .map(|mount| mount.point.name.clone())
+            .collect();
+        let (containers, removing) = (self.clone(), container.clone());
+        let removed = super::blocking(move || containers.erase(&removing, &volumes)).await;
+        if let Err(error) = &removed {
+            container.change(|state| state.removal_failed(error.to_string()));
+            return removed;
+        }
+        {
+            let mut index = self.index_mut();
+            index.by_id.remove(&container.id);
+            if index.names.get(&record.name) == Some(&container.id) {
+                index.names.remove(&record.name);
+            }
+        }
+        self.execs().retain(|_, exec| exec.container_id() != container.id);
+        container.hub().close();
+        container.note(State::removed);
+        self.emit(container, "destroy", &[]);
+        Ok(())
+    }
+
+    /// Removes everything of a container from the disk.
+    fn erase(&self, container: &Container, volumes: &[String]) -> Result<()> {
+        let mut gone = container.directory.clone().into_os_string();
+        gone.push(REMOVED);
+        let gone = Path::new(&gone);
+        let what = || format!("remove {}", container.directory.display());
+        match fs::rename(&container.directory, gone) {
+            // A removal that failed before has come this far.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed.context(what)?,
+        }
+        // From here on it is gone, also after a power cut.
+        crate::store::sync_directory(&self.0.root).context(what)?;
+        self.finish_removal(&container.id, gone)?;
+        for volume in volumes {
+            self.0.volumes.remove(volume);
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of the container `id`, its directory last.
+    pub(super) fn finish_removal(&self, id: &str, directory: &Path) -> Result<()> {
+        self.0.snapshots.unmount(id)?;
+        self.0.snapshots.remove(id)?;
+        crate::snapshot::remove_tree(directory)
+            .context(|| format!("unable to remove filesystem: {}", directory.display()))
+    }
+}

@@ -1,0 +1,120 @@
+//! The engine's one error: what kind it is, for clients; what failed, for people; and why.
+
+use std::{error::Error as StdError, fmt};
+
+/// What an error means to a client; [`crate::api`] maps it to an HTTP status. A kind exists only where
+/// a client reacts to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The request is wrong in itself.
+    InvalidParameter,
+    /// The thing named does not exist.
+    NotFound,
+    /// The request does not fit the state of the thing named.
+    Conflict,
+    /// The thing named is already in the state asked for.
+    NotModified,
+    /// A registry wants (other) credentials.
+    Unauthorized,
+    /// The thing named may not be done at all.
+    Forbidden,
+    /// A service that is needed does not answer, or not well.
+    Unavailable,
+    /// Docker has it; this engine has not yet.
+    NotImplemented,
+    /// Everything else: the fault is the engine's or its machine's.
+    System,
+}
+
+/// What failed. Displays as the message and its sources, joined by `: `.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What engine functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind`; `message` is shown to the user as it is.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidParameter, message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message)
+    }
+
+    pub fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotImplemented, message)
+    }
+
+    pub fn system(message: impl Into<String>) -> Self {
+        Self::new(Kind::System, message)
+    }
+
+    /// The same error with the reason it happened.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut source = StdError::source(self);
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            // An engine error displays its own sources already.
+            source = if error.is::<Error>() { None } else { error.source() };
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Says what was being done when something failed.
+pub trait Context<T> {
+    /// Turns the error into a [`Kind::System`] error with this message and the error as its reason.
+    fn context(self, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
+    fn context(self, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::system(message()).because(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_displays_its_reasons_once() {
+        let inner = Error::system("read a.json").because(std::io::Error::other("disk is gone"));
+        let outer = Error::conflict("start web").because(inner);
+        assert_eq!(outer.to_string(), "start web: read a.json: disk is gone");
+        assert_eq!(outer.kind(), Kind::Conflict);
+    }
+}

@@ -1,0 +1,360 @@
+//! Images: what they are, where they are kept, and the ways in and out.
+//!
+//! On disk, under the data root: `blobs/sha256/<hex>` (configurations, manifests, layers as they came),
+//! `images/<hex>.json` (what this engine knows of an image beside its configuration), and
+//! `references.json` (names). An image's ID is the digest of its configuration.
+//!
+//! An image is there when its record is: blobs and unpacked layers are synced first, then the record and
+//! the names are written. Everything that no record refers to is removed at start and with each removal.
+
+/// The content store.
+mod blobs;
+/// `CMD …`, `ENV …`: changes to a configuration, as `import` takes them.
+mod changes;
+/// Image configurations and manifests (OCI image specification).
+mod config;
+/// `GET /images/{name}/history`.
+mod history;
+/// `POST /images/create?fromSrc=…`.
+mod import;
+/// `GET /images/{name}/json`.
+mod inspect;
+/// `GET /images/json`.
+mod list;
+/// `POST /images/load`.
+mod load;
+/// Shell patterns.
+mod pattern;
+/// Operating system and architecture.
+mod platform;
+/// Streams of progress.
+mod progress;
+/// `POST /images/prune`.
+mod prune;
+/// `POST /images/create?fromImage=…`.
+mod pull;
+/// Names.
+mod reference;
+/// Registries (OCI distribution specification).
+mod registry;
+/// `DELETE /images/{name}`.
+mod remove;
+/// `GET /images/get`.
+mod save;
+/// Records on disk.
+mod store;
+/// `POST /images/{name}/tag`.
+mod tag;
+
+pub(crate) use import::Import;
+pub(crate) use list::ListOptions;
+pub(crate) use platform::Platform;
+pub(crate) use progress::{Progress, Updates, error_line};
+pub(crate) use pull::Pull;
+pub(crate) use registry::Credentials;
+pub(crate) use remove::RemoveOptions;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use tokio::sync::Semaphore;
+use wire::docker::container::ContainerConfig;
+
+use crate::{
+    error::{Error, Result},
+    events::Events,
+    snapshot::{Digest, Keyed, Layer, LayerId, Layers},
+};
+
+use blobs::Blobs;
+use reference::{Named, Reference};
+use registry::Registries;
+use store::{Record, Store};
+
+/// How many layers are downloaded at once, all pulls together; Docker's default.
+const DOWNLOADS: usize = 3;
+
+/// How long to wait before a failed download goes on, the first time; twice as long each time after.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How registries are reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistryOptions {
+    /// Reached by plain HTTP too, and with any certificate: `host[:port]` or a CIDR. Those on the
+    /// machine itself (127.0.0.0/8, ::1, `localhost`) always are.
+    pub insecure: Vec<String>,
+    /// Asked before Docker Hub, as URLs.
+    pub mirrors: Vec<String>,
+}
+
+/// A container that uses an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUser {
+    /// The container's ID.
+    pub container: String,
+    pub running: bool,
+}
+
+/// Says which containers use the image with an ID.
+pub type Users = Box<dyn Fn(&str) -> Vec<ImageUser> + Send + Sync>;
+
+/// An image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Image {
+    /// `sha256:…`, the digest of its configuration.
+    pub id: String,
+    pub config: ContainerConfig,
+    pub os: String,
+    pub os_version: String,
+    pub architecture: String,
+    pub variant: String,
+    /// RFC 3339; empty when the image does not tell.
+    pub created: String,
+    pub author: String,
+    pub comment: String,
+    pub docker_version: String,
+    /// Bottom first.
+    pub layers: Vec<LayerId>,
+    /// Bytes of all its files, unpacked.
+    pub size: u64,
+    digest: Digest,
+    diff_ids: Vec<Digest>,
+    record: Record,
+}
+
+impl Image {
+    /// The first twelve digits of the ID.
+    pub(crate) fn short_id(&self) -> String {
+        self.digest.short()
+    }
+
+    /// When it was made, in nanoseconds since the Unix epoch; `None` when it does not tell.
+    pub(crate) fn created_nanos(&self) -> Option<i128> {
+        config::parse_time(&self.created)
+    }
+
+    /// When it was made, in seconds since the Unix epoch; 0 when it does not tell.
+    pub(crate) fn created_seconds(&self) -> i64 {
+        let seconds = self.created_nanos().unwrap_or(0).div_euclid(1_000_000_000);
+        i64::try_from(seconds).unwrap_or(0)
+    }
+
+    pub(crate) fn platform(&self) -> Platform {
+        Platform::new(&self.os, &self.architecture, &self.variant)
+    }
+
+    fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.config.labels.as_ref()
+    }
+}
+
+/// The engine's images. Clones share them.
+#[derive(Clone)]
+pub struct Images(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    blobs: Blobs,
+    layers: Layers,
+    events: Events,
+    registries: Registries,
+    /// Whole blobs in the making, wherever they are to come from.
+    downloading: Keyed<Digest>,
+    downloads: Semaphore,
+    /// How long to wait before a failed download goes on, the first time.
+    retry_after: std::time::Duration,
+    users: OnceLock<Users>,
+    /// Held while records change on disk. Reading needs only `state`.
+    changing: Mutex<()>,
+    state: Mutex<State>,
+    data_root: PathBuf,
+}
+
+/// What is on disk, in memory.
+#[derive(Debug, Default)]
+struct State {
+    images: HashMap<Digest, Arc<Image>>,
+    /// By canonical form, thus in Docker's order.
+    references: BTreeMap<String, (Reference, Digest)>,
+}
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Images").field("data_root", &self.0.data_root).finish_non_exhaustive()
+    }
+}
+
+impl Images {
+    /// Reads the images under `data_root` and removes what a crash left of others. Snapshots MUST be
+    /// open already: what containers stand on is theirs to tell.
+    ///
+    /// # Errors
+    /// A directory that cannot be read or made. A damaged image is logged and left alone.
+    pub fn open(
+        data_root: &Path,
+        layers: Layers,
+        events: Events,
+        registry: RegistryOptions,
+    ) -> Result<Self> {
+        let blobs = Blobs::open(data_root)?;
+        let store = Store::open(data_root)?;
+        let mut state = State::default();
+        let (records, mut whole) = store.records()?;
+        for (digest, record) in records {
+            match config::load_image(digest, record, &blobs, &layers) {
+                Ok(image) => {
+                    state.images.insert(digest, Arc::new(image));
+                }
+                Err(error) => {
+                    tracing::error!("the image {digest} cannot be used: {error}");
+                    whole = false;
+                }
+            }
+        }
+        state.references = store.references()?;
+        let images = Self(Arc::new(Inner {
+            store,
+            blobs,
+            layers,
+            events,
+            registries: Registries::new(&registry)?,
+            downloading: Keyed::default(),
+            downloads: Semaphore::new(DOWNLOADS),
+            retry_after: if cfg!(test) { std::time::Duration::ZERO } else { RETRY_AFTER },
+            users: OnceLock::new(),
+            changing: Mutex::new(()),
+            state: Mutex::new(state),
+            data_root: data_root.to_owned(),
+        }));
+        if whole {
+            images.collect()?;
+        } else {
+            tracing::warn!("nothing is collected, so that damaged images can be repaired");
+        }
+        Ok(images)
+    }
+
+    /// An image by ID, by the beginning of an ID, by `name[:tag]` or `name@digest`.
+    ///
+    /// # Errors
+    /// "No such image: name:latest", and names that are none.
+    pub fn get(&self, reference: &str) -> Result<Arc<Image>> {
+        let named = Named::parse(reference)?;
+        let state = self.state();
+        let found = match &named {
+            Named::Id(digest) => state.images.get(digest).cloned(),
+            Named::Reference(named) => {
+                state.resolve(named).or_else(|| state.by_prefix(reference))
+            }
+        };
+        found.ok_or_else(|| match named {
+            Named::Id(digest) => no_such_image(&digest.to_string()),
+            Named::Reference(named) => no_such_image(&named.or_latest().familiar()),
+        })
+    }
+
+    /// How many images there are.
+    pub fn count(&self) -> usize {
+        self.state().images.len()
+    }
+
+    /// Sets who is asked for the containers that use an image. Only the first call counts.
+    pub fn set_users(&self, users: Users) {
+        // A second one would be a mistake in the engine's start, of no harm here.
+        let _ = self.0.users.set(users);
+    }
+
+    /// The names that containers made from this image should be shown with, tags first.
+    pub fn names(&self, id: &str) -> Vec<String> {
+        let Ok(digest) = id.parse() else { return Vec::new() };
+        let references = self.state().references_of(digest);
+        let (tags, digests): (Vec<_>, Vec<_>) =
+            references.iter().partition(|reference| reference.tag().is_some());
+        tags.into_iter().chain(digests).map(Reference::familiar).collect()
+    }
+
+    fn users(&self, image: &Image) -> Vec<ImageUser> {
+        self.0.users.get().map_or_else(Vec::new, |users| users(&image.id))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.0.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes layers and blobs that nothing refers to. The caller MUST NOT hold [`Self::changing`].
+    fn collect(&self) -> Result<Vec<Arc<Layer>>> {
+        let _no_commit_between = self.changing();
+        self.collect_unlocked()
+    }
+
+    fn collect_unlocked(&self) -> Result<Vec<Arc<Layer>>> {
+        let (layers, mut blobs) = {
+            let state = self.state();
+            let layers: HashSet<LayerId> =
+                state.images.values().flat_map(|image| &image.layers).copied().collect();
+            let mut blobs: HashSet<Digest> = state.images.keys().copied().collect();
+            for image in state.images.values() {
+                blobs.extend(image.record.manifests.iter().map(|manifest| manifest.digest));
+            }
+            (layers, blobs)
+        };
+        let removed = self.0.layers.collect(&layers)?;
+        blobs.extend(self.0.layers.blobs());
+        self.0.blobs.collect(&blobs)?;
+        Ok(removed)
+    }
+
+    /// Tells that `action` happened to an image called `name`.
+    fn tell(&self, action: &str, id: &str, name: &str, image: Option<&Image>) {
+        let labels = image.and_then(Image::labels).cloned().unwrap_or_default();
+        let attributes = labels.into_iter().chain([("name".to_owned(), name.to_owned())]);
+        self.0.events.emit("image", action, id, attributes);
+    }
+}
+
+impl State {
+    /// The image that a name stands for; with a digest, the tag does not matter.
+    fn resolve(&self, reference: &Reference) -> Option<Arc<Image>> {
+        let key = match reference.digest() {
+            Some(digest) => reference.with_digest(digest),
+            None => reference.clone().or_latest(),
+        };
+        let (_, digest) = self.references.get(&key.to_string())?;
+        self.images.get(digest).cloned()
+    }
+
+    /// The only image whose ID begins like this.
+    fn by_prefix(&self, prefix: &str) -> Option<Arc<Image>> {
+        let prefix = prefix.strip_prefix("sha256:").unwrap_or(prefix);
+        let mut fitting =
+            self.images.iter().filter(|(digest, _)| digest.hex().starts_with(prefix));
+        let (_, image) = fitting.next()?;
+        fitting.next().is_none().then(|| image.clone())
+    }
+
+    /// An image's names, in Docker's order.
+    fn references_of(&self, digest: Digest) -> Vec<Reference> {
+        self.references
+            .values()
+            .filter(|(_, image)| *image == digest)
+            .map(|(reference, _)| reference.clone())
+            .collect()
+    }
+
+    /// Whether another image was built on top of this one here.
+    fn has_children(&self, digest: Digest) -> bool {
+        self.images.values().any(|image| image.record.parent == Some(digest))
+    }
+}
+
+fn no_such_image(name: &str) -> Error {
+    Error::not_found(format!("No such image: {name}"))
+}

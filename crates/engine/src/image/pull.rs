@@ -1,0 +1,462 @@
+use std::{io::Write, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Image, Images,
+    blobs::{BlobWriter, Staged},
+    config::{self, ConfigFile, Index, Manifest, OCI_CONFIG},
+    platform::Platform,
+    progress::{Progress, Told, Transfer},
+    reference::Reference,
+    registry::{Credentials, Document, RegistryError, Session},
+};
+use crate::{
+    error::{Context, Error, Result},
+    snapshot::{Blob, Digest, LayerId, NewLayer},
+};
+
+/// How often a download is begun again without getting a byte further; Docker's default.
+const ATTEMPTS: u32 = 5;
+/// How many pieces of a blob may wait for the disk.
+const PIECES: usize = 32;
+/// Media types of configurations that are those of images. Old tools wrote the last two.
+const CONFIG_TYPES: [&str; 4] = [
+    OCI_CONFIG,
+    "application/vnd.docker.container.image.v1+json",
+    "application/octet-stream",
+    "text/html",
+];
+
+/// `POST /images/create?fromImage=…`.
+#[derive(Debug)]
+pub(crate) struct Pull {
+    /// `name[:tag]` or `name@digest`.
+    pub(crate) name: String,
+    /// A tag or digest instead of the one in the name; may be empty.
+    pub(crate) tag: String,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) credentials: Credentials,
+}
+
+/// What one pull works with.
+struct Puller<'a> {
+    images: &'a Images,
+    session: Arc<Session>,
+    /// As the client wrote it.
+    given: &'a Reference,
+    /// With the tag `latest` if it has none.
+    reference: &'a Reference,
+    platform: Option<&'a Platform>,
+    progress: &'a Progress,
+}
+
+/// A manifest for one platform.
+struct Chosen {
+    content: Bytes,
+    manifest: Manifest,
+    blob: Blob,
+}
+
+impl Images {
+    /// Fetches an image and gives it its name. Dropping the future ends the work.
+    ///
+    /// # Errors
+    /// Names that are none, registries that refuse or do not answer, content that is not what it should
+    /// be; in Docker's words.
+    pub(crate) async fn pull(&self, pull: Pull, progress: &Progress) -> Result<()> {
+        let given = Reference::parse_with_tag(&pull.name, &pull.tag)?;
+        let reference = given.clone().or_latest();
+        let wanted = match reference.digest() {
+            Some(digest) => digest.to_string(),
+            None => reference.tag().unwrap_or(super::reference::DEFAULT_TAG).to_owned(),
+        };
+        let mut refusal = None;
+        for session in self.0.registries.sessions(&reference, &pull.credentials).await? {
+            match session.manifest(&wanted).await {
+                Ok(document) => {
+                    let puller = Puller {
+                        images: self,
+                        session: Arc::new(session),
+                        given: &given,
+                        reference: &reference,
+                        platform: pull.platform.as_ref(),
+                        progress,
+                    };
+                    return puller.pull(document).await;
+                }
+                Err(error) => {
+                    tracing::debug!("{given}: {error}");
+                    let last_word =
+                        matches!(error, RegistryError::Refused { .. }) && !session.is_mirror();
+                    refusal = Some(error);
+                    if last_word {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(match refusal {
+            Some(refusal) => refusal.about(&reference),
+            None => Error::system(format!("nowhere to pull {reference} from")),
+        })
+    }
+}
+
+impl Puller<'_> {
+    async fn pull(&self, document: Document) -> Result<()> {
+        let id = match self.reference.tag() {
+            Some(tag) if self.reference.digest().is_none() => tag.to_owned(),
+            _ => self.reference.to_string(),
+        };
+        self.progress.status_of(&id, format!("Pulling from {}", self.reference.path())).await;
+        let digest = document.digest;
+        let chosen = self.choose(document).await?;
+        let config_digest = chosen.manifest.config.digest;
+        let mut names = vec![self.reference.with_digest(digest)];
+        if self.reference.digest().is_none() {
+            names.push(self.reference.clone());
+        }
+        let known = self.images.state().images.contains_key(&config_digest);
+        let up_to_date =
+            known && names.iter().all(|name| self.names_already(name, config_digest));
+        let image = match known {
+            true => self.commit(chosen, None, names).await?,
+            false => self.fetch(chosen, names).await?,
+        };
+        self.progress.status(format!("Digest: {digest}")).await;
+        let outcome =
+            if up_to_date { "Image is up to date" } else { "Downloaded newer image" };
+        let familiar = self.given.familiar();
+        self.progress.status(format!("Status: {outcome} for {familiar}")).await;
+        self.warn_of_platform(&image).await;
+        self.images.tell("pull", &familiar, &self.given.familiar_name(), Some(&image));
+        Ok(())
+    }
+
+    fn names_already(&self, name: &Reference, image: Digest) -> bool {
+        self.images
+            .state()
+            .references
+            .get(&name.to_string())
+            .is_some_and(|(_, named)| *named == image)
+    }
+
+    /// The manifest for the platform wanted.
+    async fn choose(&self, document: Document) -> Result<Chosen> {
+        let decode = |document: &Document| {
+            config::Document::decode(&document.content, document.media_type.as_deref())
+        };
+        let (document, manifest) = match decode(&document)? {
+            config::Document::Manifest(manifest) => (document, manifest),
+            config::Document::Index(index) => {
+                let digest = self.matching(&index)?;
+                let document = self
+                    .session
+                    .manifest(&digest.to_string())
+                    .await
+                    .map_err(|error| error.about(self.reference))?;
+                match decode(&document)? {
+                    config::Document::Manifest(manifest) => (document, manifest),
+                    config::Document::Index(_) => {
+                        return Err(Error::invalid(format!("{digest} is a list in a list")));
+                    }
+                }
+            }
+        };
+        let media_type = match (manifest.media_type.as_str(), document.media_type) {
+            ("", Some(header)) => header,
+            ("", None) => config::OCI_MANIFEST.to_owned(),
+            (own, _) => own.to_owned(),
+        };
+        let size = document.content.len() as u64;
+        let blob = Blob { media_type, digest: document.digest, size };
+        Ok(Chosen { content: document.content, manifest, blob })
+    }
+
+    fn matching(&self, index: &Index) -> Result<Digest> {
+        let host = Platform::host();
+        let wanted = self.platform.unwrap_or(&host);
+        index
+            .manifests
+            .iter()
+            .filter_map(|entry| {
+                let found = &entry.platform;
+                let platform = Platform::new(&found.os, &found.architecture, &found.variant);
+                Some((wanted.rank(&platform)?, entry.blob.digest))
+            })
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, digest)| digest)
+            .ok_or_else(|| {
+                Error::not_found(format!(
+                    "no matching manifest for {wanted} in the manifest list entries"
+                ))
+            })
+    }
+
+    /// Fetches configuration and layers.
+    async fn fetch(&self, chosen: Chosen, names: Vec<Reference>) -> Result<Arc<Image>> {
+        let Manifest { config, layers, .. } = &chosen.manifest;
+        if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
+            return Err(Error::invalid(format!("unsupported media type {}", config.media_type)));
+        }
+        let content =
+            self.session.document(config.digest).await.map_err(|error| error.about(self.reference))?;
+        let file = ConfigFile::decode(&content)?;
+        let diff_ids = file.rootfs.diff_ids;
+        if diff_ids.len() != layers.len() {
+            return Err(Error::invalid("layers from manifest don't match image configuration"));
+        }
+        let chain = LayerId::chain(&diff_ids);
+        let inner = &self.images.0;
+        let _layers = inner.layers.hold(&chain);
+        let digests = layers.iter().map(|layer| layer.digest);
+        let _blobs = inner.blobs.hold(digests.chain([config.digest, chosen.blob.digest]));
+
+        let mut downloads = Vec::with_capacity(layers.len());
+        for (position, blob) in layers.iter().enumerate() {
+            if inner.layers.get(chain[position]).is_some() {
+                self.progress.layer(&blob.digest.short(), "Already exists").await;
+                downloads.push(None);
+                continue;
+            }
+            self.progress.layer(&blob.digest.short(), "Pulling fs layer").await;
+            let download = Download {
+                images: self.images.clone(),
+                session: self.session.clone(),
+                blob: blob.clone(),
+                progress: self.progress.clone(),
+            };
+            let reference = self.reference.clone();
+            let task = tokio::spawn(async move { download.run(&reference).await });
+            downloads.push(Some(AbortOnDropHandle::new(task)));
+        }
+        for (position, download) in downloads.into_iter().enumerate() {
+            let Some(download) = download else { continue };
+            download.await.context(|| "download a layer".to_owned())??;
+            let new = NewLayer {
+                below: chain[..position].to_vec(),
+                diff_id: diff_ids[position],
+                blob: layers[position].clone(),
+            };
+            self.unpack(new).await?;
+        }
+        self.commit(chosen, Some(content), names).await
+    }
+
+    async fn unpack(&self, new: NewLayer) -> Result<()> {
+        let (images, progress) = (self.images.clone(), self.progress.clone());
+        let id = new.blob.digest.short();
+        let extracting = spawn_blocking(move || {
+            let source = images.0.blobs.open_blob(new.blob.digest)?;
+            let transfer =
+                progress.transfer(&new.blob.digest.short(), "Extracting", new.blob.size);
+            images.0.layers.unpack(&new, Told { source, transfer })
+        });
+        extracting
+            .await
+            .context(|| "unpack a layer".to_owned())?
+            .map_err(|error| Error::new(error.kind(), "failed to register layer").because(error))?;
+        self.progress.layer(&id, "Pull complete").await;
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        chosen: Chosen,
+        config: Option<Bytes>,
+        names: Vec<Reference>,
+    ) -> Result<Arc<Image>> {
+        let images = self.images.clone();
+        let commit = move || {
+            let blobs = &images.0.blobs;
+            let _held = blobs.hold([chosen.blob.digest, chosen.manifest.config.digest]);
+            blobs.write(&chosen.content)?;
+            if let Some(config) = config {
+                blobs.write(&config)?;
+            }
+            images.commit(chosen.manifest.config.digest, Some(chosen.blob), &names)
+        };
+        spawn_blocking(commit).await.context(|| "write down the image".to_owned())?
+    }
+
+    /// Docker warns of a single image for another machine only when a platform was asked for.
+    async fn warn_of_platform(&self, image: &Image) {
+        let Some(wanted) = self.platform else { return };
+        let found = image.platform();
+        if !wanted.accepts(&found) {
+            let reference = self.reference.familiar();
+            self.progress
+                .status(format!(
+                    "WARNING: image with reference {reference} was found but its platform ({found}) \
+                     does not match the specified platform ({wanted})"
+                ))
+                .await;
+        }
+    }
+}
+
+/// The download of one layer.
+struct Download {
+    images: Images,
+    session: Arc<Session>,
+    blob: Blob,
+    progress: Progress,
+}
+
+/// What may go wrong with it.
+#[derive(Debug, thiserror::Error)]
+enum DownloadError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("filesystem layer verification failed for digest {expected}")]
+    Verification { expected: Digest },
+    #[error("unexpected EOF: got {got} of {size} bytes")]
+    Truncated { got: u64, size: u64 },
+    #[error("the layer {digest} is longer than the {size} bytes that its manifest says")]
+    TooLong { digest: Digest, size: u64 },
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+impl DownloadError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_transient(),
+            Self::Truncated { .. } => true,
+            Self::Verification { .. } | Self::TooLong { .. } | Self::Engine(_) => false,
+        }
+    }
+
+    fn about(self, reference: &Reference) -> Error {
+        match self {
+            Self::Registry(error) => error.about(reference),
+            Self::Engine(error) => error,
+            other => Error::system(other.to_string()),
+        }
+    }
+}
+
+impl Download {
+    async fn run(self, reference: &Reference) -> Result<()> {
+        let digest = self.blob.digest;
+        // Before the turn to download: whoever has a turn never waits for whoever has none.
+        let downloading = self.images.0.downloading.of(digest);
+        let _one_at_a_time = match downloading.clone().try_lock_owned() {
+            Ok(guard) => guard,
+            Err(_) => {
+                self.say("Waiting").await;
+                downloading.lock_owned().await
+            }
+        };
+        if self.images.0.blobs.size(digest) == Some(self.blob.size) {
+            self.say("Download complete").await;
+            return Ok(());
+        }
+        let downloads = &self.images.0.downloads;
+        let _turn = match downloads.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => {
+                self.say("Waiting").await;
+                downloads.acquire().await.context(|| "wait for a download".to_owned())?
+            }
+        };
+        let staged = match self.transfer().await {
+            // Parts of two answers may not belong together; a whole one has no excuse.
+            Err((DownloadError::Verification { .. }, true)) => self.transfer().await,
+            result => result,
+        };
+        let staged = staged.map_err(|(error, _)| error.about(reference))?;
+        staged.commit()?;
+        self.say("Download complete").await;
+        Ok(())
+    }
+
+    async fn say(&self, status: &str) {
+        self.progress.layer(&self.blob.digest.short(), status).await;
+    }
+
+    /// Downloads from the beginning, going on where it was after errors of the network. The flag of an
+    /// error says whether that happened.
+    async fn transfer(&self) -> Result<Staged, (DownloadError, bool)> {
+        let writer = self.images.0.blobs.writer().map_err(|error| (error.into(), false))?;
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let writing = spawn_blocking(move || write_all(writer, receiver));
+        let transfer =
+            self.progress.transfer(&self.blob.digest.short(), "Downloading", self.blob.size);
+        let (mut got, mut failures, mut resumed) = (0, 0, false);
+        let outcome = loop {
+            let before = got;
+            match self.receive(&mut got, &sender, &transfer).await {
+                Ok(()) => break Ok(()),
+                Err(error) => {
+                    failures = if got > before { 1 } else { failures + 1 };
+                    if !error.is_transient() || failures >= ATTEMPTS {
+                        break Err(error);
+                    }
+                    tracing::debug!("{}: {error}; going on at {got}", self.blob.digest);
+                    resumed |= got > 0;
+                    self.wait_to_retry(failures).await;
+                }
+            }
+        };
+        drop(sender);
+        let finish = async {
+            let writer = writing.await.context(|| "write a layer".to_owned())??;
+            outcome?;
+            self.say("Verifying Checksum").await;
+            let staged = writer.finish();
+            match staged.digest() == self.blob.digest {
+                true => Ok(staged),
+                false => Err(DownloadError::Verification { expected: self.blob.digest }),
+            }
+        };
+        finish.await.map_err(|error| (error, resumed))
+    }
+
+    async fn wait_to_retry(&self, failures: u32) {
+        let wait = self.images.0.retry_after * 2_u32.saturating_pow(failures.saturating_sub(1));
+        let seconds = wait.as_secs();
+        let unit = if seconds == 1 { "second" } else { "seconds" };
+        self.say(&format!("Retrying in {seconds} {unit}")).await;
+        tokio::time::sleep(wait).await;
+    }
+
+    /// One answer of the registry, from `got` on.
+    async fn receive(
+        &self,
+        got: &mut u64,
+        sender: &mpsc::Sender<Bytes>,
+        transfer: &Transfer,
+    ) -> Result<(), DownloadError> {
+        let (digest, size) = (self.blob.digest, self.blob.size);
+        let mut stream = self.session.blob(digest, *got).await?;
+        while let Some(bytes) = stream.next().await {
+            let bytes = bytes?;
+            let length = bytes.len() as u64;
+            if *got + length > size {
+                return Err(DownloadError::TooLong { digest, size });
+            }
+            if sender.send(bytes).await.is_err() {
+                // The writer stopped, and says why when it is asked.
+                return Err(Error::system("the layer cannot be written").into());
+            }
+            *got += length;
+            transfer.advance(length);
+        }
+        if *got < size {
+            return Err(DownloadError::Truncated { got: *got, size });
+        }
+        Ok(())
+    }
+}
+
+fn write_all(mut writer: BlobWriter, mut receiver: mpsc::Receiver<Bytes>) -> Result<BlobWriter> {
+    while let Some(bytes) = receiver.blocking_recv() {
+        writer.write_all(&bytes).context(|| "write a layer".to_owned())?;
+    }
+    Ok(writer)
+}

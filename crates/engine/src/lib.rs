@@ -1,0 +1,30 @@
+//! A container engine that speaks the Docker Engine API.
+//!
+//! It owns images, containers and networks on one Linux machine: their state on disk, the processes
+//! that run, and the API that shows them. It must not know whether that machine is a VM, nor who its
+//! host is: what comes from outside comes through its API and its [`Config`].
+
+/// The Docker Engine API: routes, decoding, encoding. No decisions.
+pub mod api;
+/// Containers and what runs in them: states, verbs, logs, attached clients.
+pub mod container;
+/// What an error means to a client.
+pub mod error;
+/// What happens, told to whoever listens.
+pub mod events;
+/// Images: the content store, references, and the ways in and out.
+pub mod image;
+/// Networks a container can be in.
+pub mod network;
+/// How a container's processes come to be: OCI configuration and the helper that applies it.
+pub mod runtime;
+/// The process that holds running containers while the engine is away.
+pub mod shim;
+/// Layers unpacked on disk, and a container's file system on top of them.
+pub mod snapshot;
+/// Small JSON files that survive a crash.
+pub mod store;
+/// The engine as a whole: what it is made of, its start and its end.
+pub mod system;
+
+pub use system::{Config, Engine, Host, serve};

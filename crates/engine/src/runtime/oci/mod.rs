@@ -1,0 +1,223 @@
+//! `oci create ID ROOT` and `oci exec ID EXEC ROOT`: a short process with one thread that makes a
+//! container or a process in one, starts it, reports it on descriptor 3 and ends. Its own 0, 1 and 2 are
+//! the new process's. What it reads is written by [`super::bundle`].
+//!
+//! Namespaces, mounts, control groups and users are libcontainer's work; the last steps before the
+//! container's program are [`last_steps`]'.
+
+/// The socket on which a terminal's master comes.
+mod console;
+/// What the new process does before it becomes the container's program.
+mod last_steps;
+/// How failures get from the new process to the helper.
+mod messages;
+/// Which file a command is.
+mod program;
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write},
+    os::fd::{AsFd, FromRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use libcontainer::{
+    container::builder::ContainerBuilder,
+    syscall::syscall::SyscallType,
+};
+use oci_spec::runtime::Spec;
+use rustix::{
+    fs::{FileType, Mode},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use self::{console::Console, last_steps::LastSteps, messages::Messages};
+use super::{
+    bundle::{Layout, read},
+    failure::errno_text,
+    filter,
+    in_root::Root,
+    workload::Workload,
+};
+use crate::{
+    error::{Error, Result},
+    shim::protocol::{MAX_MESSAGE, Report, send},
+};
+
+/// Where the helper reports.
+const REPORT: i32 = 3;
+
+/// `create ID ROOT` or `exec ID EXEC ROOT`. To be called before the process has a second thread.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let mut words = Vec::new();
+    for argument in &arguments {
+        let Some(word) = argument.to_str() else { return ExitCode::from(2) };
+        words.push(word);
+    }
+    if rustix::io::fcntl_getfd(
+        // SAFETY: only looked at; whether it is open is what is asked.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(REPORT) },
+    )
+    .is_err()
+    {
+        let _ = writeln!(io::stderr(), "this is a helper of the engine, which starts it by itself");
+        return ExitCode::from(2);
+    }
+    // SAFETY: whoever starts this gives it descriptor 3, which nothing else here uses.
+    let report = unsafe { OwnedFd::from_raw_fd(REPORT) };
+    let made = prepare(&report).and_then(|()| match words.as_slice() {
+        ["create", id, root] => create(&Layout::new(Path::new(root)), id),
+        ["exec", id, name, root] => exec(&Layout::new(Path::new(root)), id, name),
+        _ => Err(Error::invalid("unknown helper")),
+    });
+    match made.and_then(|made| made.report(&report)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut reason = error.to_string();
+            // A reason that does not fit in a packet is better cut than lost.
+            reason.truncate(reason.floor_char_boundary(MAX_MESSAGE / 8));
+            let _ = send(&report, &Report::Error(reason), &[]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the new process inherits.
+fn prepare(report: &OwnedFd) -> Result<()> {
+    let failed = |error: rustix::io::Errno| Error::system(errno_text(error));
+    rustix::io::fcntl_setfd(report, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
+    let _ = rustix::thread::set_name(c"coracle-oci");
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // A session keyring of its own, so that containers do not share the engine's. A kernel without
+    // keyrings has none to share.
+    // SAFETY: no pointer but null is passed.
+    unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    Ok(())
+}
+
+/// A process that runs its program, and its terminal's master.
+struct Made {
+    pid: Pid,
+    terminal: Option<OwnedFd>,
+}
+
+impl Made {
+    /// Tells the process while it is still our child and its number cannot be another's.
+    fn report(self, report: &OwnedFd) -> Result<()> {
+        let failed = |error: rustix::io::Errno| Error::system(errno_text(error));
+        let pidfd = pidfd_open(self.pid, PidfdFlags::empty()).map_err(failed)?;
+        let mut fds = vec![pidfd.as_fd()];
+        fds.extend(self.terminal.as_ref().map(AsFd::as_fd));
+        let pid = self.pid.as_raw_nonzero().get().unsigned_abs();
+        send(report, &Report::Pid(pid), &fds).map_err(|error| Error::system(error.to_string()))
+    }
+}
+
+fn create(layout: &Layout, id: &str) -> Result<Made> {
+    let bundle = layout.bundle(id);
+    let workload: Workload = read(&bundle.workload())?;
+    let spec: Spec = read(&bundle.path().join("config.json"))?;
+    prepare_root(&spec, &workload)?;
+    let console = workload.terminal.map(|_| Console::listen(bundle.console(None))).transpose()?;
+    let mut messages = Messages::open("error during container init: ")?;
+    let steps = last_steps(layout, workload, &messages)?;
+    let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_root_path(layout.states())
+        .map(|builder| builder.with_console_socket(console.as_ref().map(Console::path)).with_executor(steps))
+        .and_then(|builder| builder.as_init(bundle.path()).with_systemd(false).build());
+    let started = built.and_then(|mut container| {
+        container.start()?;
+        Ok(container.pid())
+    });
+    let pid = started.map_err(|error| error.to_string());
+    finish(&mut messages, pid.map(|pid| pid.map(|pid| pid.as_raw())), console)
+}
+
+fn exec(layout: &Layout, id: &str, name: &str) -> Result<Made> {
+    let bundle = layout.bundle(id);
+    let workload: Workload = read(&bundle.exec_workload(name))?;
+    let console = workload.terminal.map(|_| Console::listen(bundle.console(Some(name)))).transpose()?;
+    let mut messages = Messages::open("")?;
+    let steps = last_steps(layout, workload, &messages)?;
+    let group = bundle.cgroup()?;
+    let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_root_path(layout.states())
+        .map(|builder| builder.with_console_socket(console.as_ref().map(Console::path)).with_executor(steps))
+        .and_then(|builder| {
+            builder
+                .as_tenant()
+                .with_detach(true)
+                .with_process(Some(bundle.exec_process(name)))
+                .with_sub_cgroup(group.as_deref().and_then(|group| sub_cgroup(layout, id, group)))
+                .build()
+        });
+    let pid = built.map(|pid| Some(pid.as_raw())).map_err(|error| error.to_string());
+    finish(&mut messages, pid, console)
+}
+
+fn last_steps(layout: &Layout, workload: Workload, messages: &Messages) -> Result<LastSteps> {
+    let filter =
+        workload.filter.as_deref().map(|name| filter::load(&layout.filters(), name)).transpose()?;
+    LastSteps::new(workload, filter, messages)
+}
+
+/// Waits until the new process has become its program, or has said why not.
+fn finish(
+    messages: &mut Messages,
+    pid: std::result::Result<Option<i32>, String>,
+    console: Option<Console>,
+) -> Result<Made> {
+    let failure = messages.wait();
+    match (pid, failure) {
+        (Ok(Some(pid)), None) => {
+            let pid = Pid::from_raw(pid).ok_or_else(|| Error::system("the process has no number"))?;
+            Ok(Made { pid, terminal: console.map(Console::receive).transpose()? })
+        }
+        (_, Some(failure)) => Err(Error::system(failure)),
+        (Ok(None), None) => Err(Error::system("the container has no process")),
+        (Err(error), None) => Err(Error::system(error)),
+    }
+}
+
+/// What has to be done while the root file system can still be written and its files are ours: the
+/// working directory, and a look at what is mounted over what.
+fn prepare_root(spec: &Spec, workload: &Workload) -> Result<()> {
+    let Some(root) = spec.root() else { return Ok(()) };
+    let failed = |what: String| move |error: io::Error| Error::system(format!("{what}: {}", go_text(&error)));
+    let path = root.path();
+    let root = Root::open(path).map_err(failed(format!("error opening rootfs {}", path.display())))?;
+    for mount in spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind")) {
+        let (Some(source), destination) = (mount.source(), mount.destination()) else { continue };
+        let what = || {
+            let (source, destination) = (source.display(), destination.display());
+            format!("error mounting \"{source}\" to rootfs at \"{destination}\"")
+        };
+        let source_is_directory = fs::metadata(source).map_err(failed(what()))?.is_dir();
+        let target = root.file_type(destination).map_err(failed(what()))?;
+        if target.is_some_and(|kind| (kind == FileType::Directory) != source_is_directory) {
+            return Err(Error::system(format!("{}: not a directory", what())));
+        }
+    }
+    // One below a mount is made there when it is mounted, where it can be.
+    let _ = root.create_directories(&workload.directory);
+    Ok(())
+}
+
+fn go_text(error: &io::Error) -> String {
+    rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), errno_text)
+}
+
+/// Below the container's control group, where its first process is now. On version 2 a group whose
+/// controllers are delegated to groups below takes no processes itself.
+fn sub_cgroup(layout: &Layout, id: &str, group: &Path) -> Option<String> {
+    let state: serde_json::Value = read(&layout.states().join(id).join("state.json")).ok()?;
+    let pid = state.get("pid")?.as_i64()?;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below: PathBuf = Path::new(own).strip_prefix(group).ok()?.to_owned();
+    (!below.as_os_str().is_empty()).then(|| below.to_str().map(str::to_owned)).flatten()
+}

@@ -1,0 +1,225 @@
+//! What is left to do when the container stands around a process: the part of an OCI process that the
+//! helper does itself, as its last steps before it becomes the container's program.
+//!
+//! The rest of the specification is libcontainer's. Split off are: capabilities and the system call
+//! filter (libcontainer compiles filters anew for each container and leaves them out for an exec),
+//! working directory and program (whose errors have Docker's words), resource limits (which would
+//! otherwise bind the helper), and mount propagation (which libcontainer does not set).
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, PosixRlimitType, Process, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::spec::capabilities::mask;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Workload {
+    pub(crate) arguments: Vec<String>,
+    /// `NAME=value`, in order.
+    pub(crate) environment: Vec<String>,
+    pub(crate) directory: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) capabilities: CapabilityMasks,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) no_new_privileges: bool,
+    /// The name of the compiled filter, see [`super::filter`].
+    pub(crate) filter: Option<String>,
+    /// Rows and columns of the terminal, if the process has one.
+    pub(crate) terminal: Option<(u16, u16)>,
+    /// Mount points in the container whose propagation is set, in order.
+    pub(crate) propagation: Vec<(PathBuf, Propagation)>,
+    /// Mount points that become read-only when all that is below them is mounted.
+    pub(crate) sealed: Vec<PathBuf>,
+}
+
+/// The five sets, a bit for each capability by its number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CapabilityMasks {
+    pub(crate) bounding: u64,
+    pub(crate) effective: u64,
+    pub(crate) permitted: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) ambient: u64,
+}
+
+/// A limit of `setrlimit(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limit {
+    pub(crate) resource: PosixRlimitType,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// How mounts and unmounts below a mount point spread, `mount(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Propagation {
+    pub(crate) kind: PropagationKind,
+    pub(crate) recursive: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PropagationKind {
+    Private,
+    Slave,
+    Shared,
+}
+
+impl Propagation {
+    pub(crate) fn parse(option: &str) -> Option<Self> {
+        let (kind, recursive) = match option {
+            "private" => (PropagationKind::Private, false),
+            "rprivate" => (PropagationKind::Private, true),
+            "slave" => (PropagationKind::Slave, false),
+            "rslave" => (PropagationKind::Slave, true),
+            "shared" => (PropagationKind::Shared, false),
+            "rshared" => (PropagationKind::Shared, true),
+            _ => return None,
+        };
+        Some(Self { kind, recursive })
+    }
+}
+
+impl Workload {
+    /// Splits `process` into what libcontainer does, which stays there, and the rest.
+    pub(crate) fn split_off(process: &mut Process) -> Self {
+        let size = process.console_size().map_or((0, 0), |size| {
+            (u16::try_from(size.height()).unwrap_or(0), u16::try_from(size.width()).unwrap_or(0))
+        });
+        let limits = process.rlimits().clone().unwrap_or_default();
+        let workload = Self {
+            arguments: process.args().clone().unwrap_or_default(),
+            environment: process.env().clone().unwrap_or_default(),
+            directory: process.cwd().clone(),
+            uid: process.user().uid(),
+            capabilities: CapabilityMasks::of(process.capabilities().as_ref()),
+            limits: limits
+                .iter()
+                .map(|limit| Limit { resource: limit.typ(), soft: limit.soft(), hard: limit.hard() })
+                .collect(),
+            no_new_privileges: process.no_new_privileges() == Some(true),
+            filter: None,
+            terminal: process.terminal().unwrap_or(false).then_some(size),
+            propagation: Vec::new(),
+            sealed: Vec::new(),
+        };
+        process.set_capabilities(None);
+        process.set_rlimits(None);
+        process.set_cwd("/".into());
+        // With HOME given, libcontainer does not ask the C library for it, which would load the
+        // container's own name service libraries into a privileged process.
+        process.set_env(Some(vec!["HOME=/".to_owned()]));
+        if !workload.no_new_privileges {
+            process.set_no_new_privileges(None);
+        }
+        workload
+    }
+
+    /// The same for a container; `spec` has a process.
+    pub(crate) fn split_off_container(spec: &mut Spec) -> Option<Self> {
+        let mut process = spec.process().clone()?;
+        let mut workload = Self::split_off(&mut process);
+        spec.set_process(Some(process));
+        let points: Vec<PathBuf> =
+            spec.mounts().iter().flatten().map(|mount| mount.destination().clone()).collect();
+        for mount in spec.mounts_mut().iter_mut().flatten() {
+            if holds_others(mount, &points) {
+                workload.sealed.extend(make_writable(mount));
+            }
+            let Some(options) = mount.options().clone() else { continue };
+            let (chosen, others): (Vec<_>, Vec<_>) =
+                options.into_iter().partition(|option| Propagation::parse(option).is_some());
+            let path = mount.destination().clone();
+            workload
+                .propagation
+                .extend(chosen.iter().filter_map(|name| Some((path.clone(), Propagation::parse(name)?))));
+            mount.set_options(Some(others));
+        }
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_seccomp(None);
+        }
+        Some(workload)
+    }
+}
+
+/// Whether mount points have to be made on it.
+fn holds_others(mount: &Mount, points: &[PathBuf]) -> bool {
+    let path = mount.destination();
+    mount.typ().as_deref() == Some("tmpfs")
+        && points.iter().any(|point| point != path && point.starts_with(path))
+}
+
+/// Takes the option `ro` away; returns the path if it was there.
+fn make_writable(mount: &mut Mount) -> Option<PathBuf> {
+    let options = mount.options().clone()?;
+    let writable: Vec<String> = options.iter().filter(|option| *option != "ro").cloned().collect();
+    let sealed = writable.len() < options.len();
+    mount.set_options(Some(writable));
+    sealed.then(|| mount.destination().clone())
+}
+
+impl CapabilityMasks {
+    fn of(capabilities: Option<&LinuxCapabilities>) -> Self {
+        let bits = |set: &Option<Capabilities>| {
+            set.iter().flatten().filter_map(|name| mask(&format!("CAP_{name}"))).fold(0, |all, bit| all | bit)
+        };
+        capabilities.map_or_else(Self::default, |sets| Self {
+            bounding: bits(sets.bounding()),
+            effective: bits(sets.effective()),
+            permitted: bits(sets.permitted()),
+            inheritable: bits(sets.inheritable()),
+            ambient: bits(sets.ambient()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_specification_is_split_between_libcontainer_and_the_helper() {
+        let mut spec: Spec = serde_json::from_value(json!({
+            "ociVersion": "1.2.0",
+            "process": {
+                "terminal": true,
+                "consoleSize": {"height": 24, "width": 80},
+                "user": {"uid": 7, "gid": 8},
+                "args": ["sh"], "env": ["A=b"], "cwd": "/srv",
+                "capabilities": {"bounding": ["CAP_CHOWN", "CAP_SYS_ADMIN"], "effective": ["CAP_CHOWN"]},
+                "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}],
+                "noNewPrivileges": false
+            },
+            "mounts": [
+                {"destination": "/sys/fs/cgroup", "type": "tmpfs", "options": ["ro", "nosuid"]},
+                {"destination": "/sys/fs/cgroup/cpu", "type": "bind", "options": ["rbind", "ro"]},
+                {"destination": "/tmp", "type": "tmpfs", "options": ["ro"]},
+                {"destination": "/data", "type": "bind", "options": ["rbind", "rslave"]}
+            ],
+            "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}
+        }))
+        .unwrap();
+        let workload = Workload::split_off_container(&mut spec).unwrap();
+        assert_eq!(workload.arguments, ["sh"]);
+        assert_eq!(workload.terminal, Some((24, 80)));
+        assert_eq!(workload.capabilities.bounding, 1 | 1 << 21);
+        assert_eq!(workload.capabilities.effective, 1);
+        assert_eq!(workload.capabilities.ambient, 0);
+        assert_eq!((workload.limits[0].soft, workload.limits[0].hard), (1, 2));
+        assert_eq!(workload.sealed, [PathBuf::from("/sys/fs/cgroup")]);
+        let slave = Propagation { kind: PropagationKind::Slave, recursive: true };
+        assert_eq!(workload.propagation, [("/data".into(), slave)]);
+
+        let rest = serde_json::to_value(&spec).unwrap();
+        assert_eq!(rest["process"]["cwd"], "/");
+        assert!(rest["process"].get("capabilities").is_none());
+        assert!(rest["process"].get("noNewPrivileges").is_none());
+        assert!(rest["linux"].get("seccomp").is_none());
+        assert_eq!(rest["mounts"][0]["options"], json!(["nosuid"]));
+        assert_eq!(rest["mounts"][2]["options"], json!(["ro"]));
+        assert_eq!(rest["mounts"][3]["options"], json!(["rbind"]));
+    }
+}

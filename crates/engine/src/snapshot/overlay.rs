@@ -1,0 +1,405 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, open},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+    },
+};
+use serde::{Deserialize, Serialize};
+use wire::docker::container::GraphDriver;
+
+use super::{
+    layers::{LayerId, Layers, copy_root_attributes},
+    tree,
+};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    store,
+};
+
+/// The longest string that `fsconfig` takes, in bytes.
+const MAX_PARAMETER: usize = 255;
+/// As Docker's driver sets them up: the upper directory holds all that a container changed, in a form
+/// that a layer can be made of.
+const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
+
+/// Containers' writable layers. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Snapshots(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `containers-fs` under the data root.
+    directory: PathBuf,
+    /// Where roots are mounted.
+    mounts: PathBuf,
+    layers: Layers,
+    /// What each snapshot stands on. Its lock also keeps mounts and unmounts apart.
+    known: Mutex<HashMap<String, Vec<LayerId>>>,
+    counter: AtomicU64,
+}
+
+/// `snapshot.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// Bottom first.
+    layers: Vec<LayerId>,
+}
+
+impl Snapshots {
+    /// Finds the snapshots under `data_root`. Mounts under `exec_root` that an engine before this one
+    /// made are kept: containers may run on them; those without a snapshot go.
+    ///
+    /// # Errors
+    /// A directory that cannot be read or made.
+    pub fn open(data_root: &Path, exec_root: &Path, layers: Layers) -> Result<Self> {
+        let directory = data_root.join("containers-fs");
+        let mounts = exec_root.join("rootfs");
+        let making = directory.join(".tmp");
+        tree::remove_tree(&making).context(|| format!("sweep {}", making.display()))?;
+        for path in [&making, &directory.join(".empty"), &mounts] {
+            fs::create_dir_all(path).context(|| format!("create {}", path.display()))?;
+        }
+        let mut known = HashMap::new();
+        for id in names(&directory)? {
+            let path = directory.join(&id).join("snapshot.json");
+            match store::read_json::<Record>(&path) {
+                Ok(Some(record)) => {
+                    if let Err(error) = layers.own(&id, &record.layers) {
+                        tracing::error!("the container {id} cannot start any more: {error}");
+                    }
+                    known.insert(id, record.layers);
+                }
+                Ok(None) => tracing::error!("{} is missing", path.display()),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+        for id in names(&mounts)? {
+            if !known.contains_key(&id) {
+                let path = mounts.join(&id);
+                detach(&path).context(|| format!("unmount {}", path.display()))?;
+            }
+        }
+        Ok(Self(Arc::new(Inner {
+            directory,
+            mounts,
+            layers,
+            known: Mutex::new(known),
+            counter: AtomicU64::new(0),
+        })))
+    }
+
+    /// The containers that have a snapshot.
+    pub fn ids(&self) -> Vec<String> {
+        self.known().keys().cloned().collect()
+    }
+
+    /// Makes an empty writable layer on top of `image_layers` (bottom first) for the container `id`.
+    ///
+    /// It survives a power cut once something later was synced on the same file system, such as the
+    /// container's own record.
+    ///
+    /// # Errors
+    /// A layer that does not exist; a snapshot that does already.
+    pub fn create(&self, id: &str, image_layers: &[LayerId]) -> Result<()> {
+        let inner = &self.0;
+        let mut known = self.known();
+        if known.contains_key(id) {
+            return Err(Error::conflict(format!("the container {id} has a file system already")));
+        }
+        inner.layers.own(id, image_layers)?;
+        let made = self.make(id, image_layers);
+        match made {
+            Ok(()) => {
+                known.insert(id.to_owned(), image_layers.to_vec());
+            }
+            Err(_) => inner.layers.disown(id),
+        }
+        made
+    }
+
+    fn make(&self, id: &str, image_layers: &[LayerId]) -> Result<()> {
+        let inner = &self.0;
+        let making = inner.fresh();
+        for directory in [making.clone(), making.join("upper"), making.join("work")] {
+            fs::create_dir(&directory).context(|| format!("create {}", directory.display()))?;
+        }
+        if let Some(top) = image_layers.last() {
+            copy_root_attributes(&inner.layers.path(*top), &making.join("upper"))?;
+        }
+        let record = Record { layers: image_layers.to_vec() };
+        let path = making.join("snapshot.json");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&path)?;
+            file.write_all(&serde_json::to_vec(&record)?)?;
+            // The name is synced later, by whoever syncs the container's record; content would not be.
+            file.sync_data()
+        };
+        write().context(|| format!("write {}", path.display()))?;
+        let place = inner.directory.join(id);
+        fs::rename(&making, &place).context(|| format!("create {}", place.display()))
+    }
+
+    /// Mounts the container's root, unless it is, and says where.
+    ///
+    /// # Errors
+    /// No such snapshot; the kernel refuses.
+    pub fn mount(&self, id: &str) -> Result<PathBuf> {
+        let inner = &self.0;
+        let known = self.known();
+        let layers = known.get(id).ok_or_else(|| no_snapshot(id))?;
+        let target = inner.mounts.join(id);
+        let prepared = || -> io::Result<bool> {
+            match fs::create_dir(&target) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            is_mounted(&target)
+        };
+        if prepared().context(|| format!("prepare {}", target.display()))? {
+            return Ok(target);
+        }
+        let mut lower: Vec<PathBuf> =
+            layers.iter().rev().map(|layer| inner.layers.path(*layer)).collect();
+        if lower.is_empty() {
+            lower.push(inner.directory.join(".empty"));
+        }
+        let overlay = Overlay { lower, upper: self.upper(id), work: inner.directory.join(id).join("work") };
+        overlay.mount(&target).context(|| format!("mount the root of the container {id}"))?;
+        Ok(target)
+    }
+
+    /// Unmounts the container's root, if it is mounted. Processes that still use it keep it alive.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn unmount(&self, id: &str) -> Result<()> {
+        let _one_at_a_time = self.known();
+        let target = self.0.mounts.join(id);
+        detach(&target).context(|| format!("unmount {}", target.display()))
+    }
+
+    /// Removes the container's writable layer and its mount, if there is any. Done half, it is finished
+    /// when the engine starts again. Blocks as long as the files are many.
+    ///
+    /// # Errors
+    /// The kernel refuses to unmount or to remove.
+    pub fn remove(&self, id: &str) -> Result<()> {
+        self.unmount(id)?;
+        let inner = &self.0;
+        let place = inner.directory.join(id);
+        let trash = inner.fresh();
+        {
+            let mut known = self.known();
+            match fs::rename(&place, &trash) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.context(|| format!("remove {}", place.display()))?,
+            }
+            known.remove(id);
+            inner.layers.disown(id);
+        }
+        tree::remove_tree(&trash).context(|| format!("remove {}", trash.display()))
+    }
+
+    /// The directory that holds what the container changed.
+    pub fn upper(&self, id: &str) -> PathBuf {
+        self.0.directory.join(id).join("upper")
+    }
+
+    /// Bytes of files that the container changed, and of all its files. Blocks as long as they are many.
+    ///
+    /// # Errors
+    /// No such snapshot; files that cannot be read.
+    pub fn size(&self, id: &str) -> Result<(u64, u64)> {
+        let layers = self.known().get(id).ok_or_else(|| no_snapshot(id))?.clone();
+        let upper = self.upper(id);
+        let changed = tree::disk_usage(&upper).context(|| format!("measure {}", upper.display()))?;
+        let below: u64 = layers
+            .iter()
+            .filter_map(|layer| self.0.layers.get(*layer))
+            .map(|layer| layer.size)
+            .sum();
+        Ok((changed, changed.saturating_add(below)))
+    }
+
+    /// Where the container's file system is, in the words of Docker's driver.
+    pub fn graph_driver(&self, id: &str) -> GraphDriver {
+        let layers = self.known().get(id).cloned().unwrap_or_default();
+        let place = self.0.directory.join(id);
+        let mut data = driver_data(
+            &self.0.layers,
+            &layers,
+            &self.0.mounts.join(id),
+            &place.join("upper"),
+            &place.join("work"),
+        );
+        data.insert("ID".to_owned(), id.to_owned());
+        GraphDriver { data: Some(data), name: DRIVER.to_owned() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Vec<LayerId>>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What Docker calls a driver that keeps layers as these are kept.
+const DRIVER: &str = "overlay2";
+
+impl Layers {
+    /// Where an image's layers (bottom first) are, in the words of Docker's driver.
+    pub fn graph_driver(&self, layers: &[LayerId]) -> GraphDriver {
+        let Some((top, below)) = layers.split_last() else {
+            return GraphDriver { data: None, name: DRIVER.to_owned() };
+        };
+        let place = self.path(*top);
+        let beside = |name| place.with_file_name(name);
+        let data = driver_data(self, below, &beside("merged"), &place, &beside("work"));
+        GraphDriver { data: Some(data), name: DRIVER.to_owned() }
+    }
+}
+
+fn driver_data(
+    layers: &Layers,
+    below: &[LayerId],
+    merged: &Path,
+    upper: &Path,
+    work: &Path,
+) -> BTreeMap<String, String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut data = BTreeMap::from([
+        ("MergedDir".to_owned(), text(merged)),
+        ("UpperDir".to_owned(), text(upper)),
+        ("WorkDir".to_owned(), text(work)),
+    ]);
+    if !below.is_empty() {
+        let lower: Vec<String> =
+            below.iter().rev().map(|layer| text(&layers.path(*layer))).collect();
+        data.insert("LowerDir".to_owned(), lower.join(":"));
+    }
+    data
+}
+
+impl Inner {
+    fn fresh(&self) -> PathBuf {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        self.directory.join(".tmp").join(number.to_string())
+    }
+}
+
+/// An overlay about to be mounted.
+struct Overlay {
+    /// Topmost first.
+    lower: Vec<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Overlay {
+    fn mount(&self, target: &Path) -> io::Result<()> {
+        match self.mount_by_steps(target) {
+            // Linux before 6.7 does not know `lowerdir+`, before 5.2 nothing of this.
+            Err(Errno::INVAL | Errno::NOSYS) => self.mount_at_once(target),
+            result => Ok(result?),
+        }
+    }
+
+    /// One parameter per layer, so that their number has no other limit than the kernel's own 500.
+    fn mount_by_steps(&self, target: &Path) -> Result<(), Errno> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", "overlay")?;
+        for lower in &self.lower {
+            if lower.as_os_str().len() > MAX_PARAMETER {
+                return Err(Errno::INVAL);
+            }
+            fsconfig_set_string(&context, "lowerdir+", lower)?;
+        }
+        fsconfig_set_string(&context, "upperdir", &self.upper)?;
+        fsconfig_set_string(&context, "workdir", &self.work)?;
+        for (name, value) in OPTIONS {
+            fsconfig_set_string(&context, name, value)?;
+        }
+        fsconfig_create(&context)?;
+        let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
+
+    /// Everything in one page of options; open directories make short names.
+    fn mount_at_once(&self, target: &Path) -> io::Result<()> {
+        let opened = |path: &PathBuf| -> io::Result<_> {
+            Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+        };
+        let lower = self.lower.iter().map(opened).collect::<io::Result<Vec<_>>>()?;
+        let (upper, work) = (opened(&self.upper)?, opened(&self.work)?);
+        let name = |fd: &std::os::fd::OwnedFd| {
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))
+        };
+        let lower: Vec<String> = lower.iter().map(name).collect();
+        let mut data = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.join(":"),
+            name(&upper),
+            name(&work)
+        );
+        for (name, value) in OPTIONS {
+            data.push_str(&format!(",{name}={value}"));
+        }
+        let data = std::ffi::CString::new(data)?;
+        Ok(mount("overlay", target, "overlay", MountFlags::empty(), Some(data.as_c_str()))?)
+    }
+}
+
+/// A mount is a file system of its own.
+fn is_mounted(target: &Path) -> io::Result<bool> {
+    let parent = target.parent().unwrap_or(target);
+    Ok(fs::symlink_metadata(target)?.dev() != fs::symlink_metadata(parent)?.dev())
+}
+
+/// Takes away whatever is mounted on `target`, and `target`.
+fn detach(target: &Path) -> io::Result<()> {
+    loop {
+        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            // EINVAL: nothing is mounted there.
+            Err(Errno::INVAL) => break,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match fs::remove_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn no_snapshot(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("the container {id} has no file system"))
+}
+
+/// The names in a directory, without those that begin with a dot.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let read = || -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            if let Ok(name) = entry?.file_name().into_string()
+                && !name.starts_with('.')
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    };
+    read().context(|| format!("read {}", directory.display()))
+}

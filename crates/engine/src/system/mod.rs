@@ -1,0 +1,150 @@
+//! The engine as a whole: what it is made of, its start and its end.
+
+mod host;
+mod info;
+mod timestamp;
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use host::Host;
+pub use timestamp::parse_timestamp;
+
+use crate::{
+    api,
+    container::Containers,
+    error::{Context, Error, Result},
+    events::Events,
+    image::{Images, RegistryOptions},
+    network::Networks,
+    runtime::Runtime,
+    snapshot::{Layers, Snapshots},
+    store::{self, Durability},
+};
+
+/// The `Server` header of every answer.
+pub(crate) const SERVER: &str =
+    concat!("Docker/28.5.2 (linux) Coracle/", env!("CARGO_PKG_VERSION"));
+
+/// How long containers have to end when the engine does, beyond their own stop time-out.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What an engine is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds everything that outlives the machine's power: images, containers, logs.
+    pub data_root: PathBuf,
+    /// Holds what a reboot ends: sockets, mounts, the state of running containers.
+    pub exec_root: PathBuf,
+    /// Where the API is served.
+    pub hosts: Vec<Host>,
+    /// Registries reached by plain HTTP, as `host[:port]` or a CIDR.
+    pub insecure_registries: Vec<String>,
+    /// Asked before Docker Hub.
+    pub registry_mirrors: Vec<String>,
+}
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) events: Events,
+    pub(crate) images: Images,
+    pub(crate) containers: Containers,
+    pub(crate) networks: Networks,
+}
+
+/// What a data root is known by, written when it was made.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Identity {
+    /// A UUID.
+    id: String,
+    /// RFC 3339.
+    created: String,
+}
+
+/// Runs an engine until SIGTERM or SIGINT, then stops its containers and returns.
+///
+/// An engine that is killed instead leaves its containers running; the next one on the same roots
+/// takes them over.
+///
+/// # Errors
+/// Roots that cannot be used, another engine on the same data root, a socket that cannot be bound.
+pub async fn serve(config: Config) -> Result<()> {
+    // Before anything slow: a stop that comes during the start must not kill us half way.
+    let mut terminate = signal(SignalKind::terminate()).context(|| "catch SIGTERM".to_owned())?;
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "catch SIGINT".to_owned())?;
+    for root in [&config.data_root, &config.exec_root] {
+        fs::create_dir_all(root).context(|| format!("create {}", root.display()))?;
+    }
+    let _lock = lock(&config)?;
+    let hosts = config.hosts.clone();
+    let (engine, runtime) = open(config).await?;
+    let serving = api::serve(engine.clone(), &hosts)?;
+    tracing::info!(
+        hosts = hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(" "),
+        "the engine is ready"
+    );
+    tokio::select! {
+        () = serving => {}
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping the containers"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping the containers"),
+    }
+    engine.containers.shutdown(SHUTDOWN_TIMEOUT).await;
+    runtime.shutdown().await
+}
+
+/// Keeps two engines from one data root.
+fn lock(config: &Config) -> Result<fs::File> {
+    let path = config.data_root.join("lock");
+    let file = fs::File::create(&path).context(|| format!("create {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        let root = config.data_root.display();
+        Error::conflict(format!("another engine uses the data root {root}")).because(error)
+    })?;
+    Ok(file)
+}
+
+async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
+    let (data_root, exec_root) = (&config.data_root, &config.exec_root);
+    let identity = identity(&config)?;
+    let events = Events::default();
+    let layers = Layers::open(data_root)?;
+    let snapshots = Snapshots::open(data_root, exec_root, layers.clone())?;
+    let registry = RegistryOptions {
+        insecure: config.insecure_registries.clone(),
+        mirrors: config.registry_mirrors.clone(),
+    };
+    let images = Images::open(data_root, layers, events.clone(), registry)?;
+    let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
+    let (runtime, held) = Runtime::connect(exec_root, &program).await?;
+    let containers = Containers::open(
+        data_root,
+        exec_root,
+        images.clone(),
+        snapshots,
+        runtime.clone(),
+        held,
+        events.clone(),
+    )
+    .await?;
+    let networks = Networks::new(&identity.id, &identity.created);
+    let engine = Engine { config, identity, events, images, containers, networks };
+    Ok((Arc::new(engine), runtime))
+}
+
+fn identity(config: &Config) -> Result<Identity> {
+    let path = config.data_root.join("engine.json");
+    if let Some(identity) = store::read_json(&path)? {
+        return Ok(identity);
+    }
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")
+        .context(|| "make an engine id".to_owned())?;
+    let identity =
+        Identity { id: uuid.trim().to_owned(), created: timestamp::now_rfc3339() };
+    store::write_json(&path, &identity, Durability::Synced)?;
+    Ok(identity)
+}

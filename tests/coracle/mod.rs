@@ -1,0 +1,15 @@
+use tests::case::Case;
+
+mod commands;
+mod crash;
+mod life;
+mod refusals;
+
+pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
+    vec![
+        ("commands", commands::cases()),
+        ("crash", crash::cases()),
+        ("life", life::cases()),
+        ("refusals", refusals::cases()),
+    ]
+}

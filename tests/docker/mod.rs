@@ -1,0 +1,31 @@
+use tests::case::Case;
+
+mod attach;
+mod containers;
+mod events;
+mod exec;
+mod images;
+mod lifecycle;
+mod load;
+mod logs;
+mod networks;
+mod pull;
+mod restart;
+mod system;
+
+pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
+    vec![
+        ("attach", attach::cases()),
+        ("containers", containers::cases()),
+        ("events", events::cases()),
+        ("exec", exec::cases()),
+        ("images", images::cases()),
+        ("lifecycle", lifecycle::cases()),
+        ("load", load::cases()),
+        ("logs", logs::cases()),
+        ("networks", networks::cases()),
+        ("pull", pull::cases()),
+        ("restart", restart::cases()),
+        ("system", system::cases()),
+    ]
+}

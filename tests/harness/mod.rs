@@ -1,0 +1,29 @@
+//! What the cases are written with: engines in private namespaces, the real `docker` command line, a small HTTP
+//! client, hand-made images, a registry. It knows binaries and sockets, and nothing of how Coracle is written.
+
+/// Tar archives: root file systems, images, hostile ones.
+pub mod archive;
+/// What a case is, and how it is run.
+pub mod case;
+/// The engines under test: ours on this Linux, ours in a machine, and dockerd.
+pub mod engine;
+/// HTTP by hand.
+pub mod http;
+/// Which fields a JSON answer has.
+pub mod keys;
+/// A whole Coracle with a home of its own.
+pub mod machine;
+/// Private namespaces.
+pub mod namespace;
+/// Where programs under test are.
+pub mod places;
+/// Programs that run.
+pub mod process;
+/// Registries to pull from.
+pub mod registry;
+/// This binary in other roles.
+pub mod roles;
+/// What a case gets: an engine, a client for it, names of its own.
+pub mod target;
+/// Waiting.
+pub mod wait;
