@@ -3,7 +3,9 @@
 //! * `init`: PID 1 of the VM, see [`init`];
 //! * `engine`: the container engine, which also runs on any Linux as root;
 //! * `oci`: the engine's helper, one short process for each container and exec;
-//! * `shim`: the engine's helper that holds a running container.
+//! * `shim`: the engine's helper that holds running containers.
+//!
+//! Called `docker-init`, it is PID 1 of a container that wants one.
 
 /// The engine's options and its runtime.
 mod engine_command;
@@ -13,9 +15,11 @@ mod init;
 mod logging;
 
 use std::env;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use engine::runtime::init::PATH as DOCKER_INIT;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -37,7 +41,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = env::args_os().skip(1);
+    let mut arguments = env::args_os();
+    let name = arguments.next();
+    // Before anything looks at its process id: it is 1 in a container, too.
+    if name.is_some_and(|name| Path::new(&name).file_name() == Path::new(DOCKER_INIT).file_name()) {
+        return engine::runtime::init::main(arguments.collect());
+    }
     // The helpers come first: they start with every container, and must not pay for more.
     match arguments.next().as_deref().and_then(|first| first.to_str()) {
         Some("oci") => return engine::runtime::oci::main(arguments.collect()),

@@ -285,8 +285,11 @@ impl Client {
     }
 }
 
-/// The engines that cases share; each starts with the first case that needs it.
-static SHARED: [OnceLock<Result<Mutex<Option<Arc<Engine>>>, Failure>>; 3] = [const { OnceLock::new() }; 3];
+/// The engines that cases share, by kind; each starts with the first case that needs it.
+static SHARED: [OnceLock<Result<Shared, Failure>>; 3] = [const { OnceLock::new() }; 3];
+
+/// Empty once the run is over.
+type Shared = Mutex<Option<Arc<Engine>>>;
 
 /// Why a shared engine did not start, told to each case that wanted it.
 enum Failure {

@@ -51,6 +51,11 @@ pub fn eventually_true(what: &str, timeout: Duration, mut condition: impl FnMut(
     eventually(what, timeout, || Ok(condition()?.then_some(())))
 }
 
+/// Lets time pass, for measurements of what happens when nothing does. No case may need it.
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,12 +1,34 @@
-//! `cargo xtask bench`: measures the product against its peers.
+//! `cargo xtask bench`: measures the product beside its peers. The measurements themselves are a benchmark of the
+//! package `tests`, whose harness they use; here is what they need.
 
-use anyhow::bail;
+use anyhow::Result;
+
+use crate::terminal::say;
+use crate::{build, command, peer, setup};
 
 /// What may be said after `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Rows to measure: cycle, run, start, idle, engine-memory [default: all]
+    #[arg(value_name = "ROW")]
+    rows: Vec<String>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the measurements.
-pub(crate) fn run(_args: Args) -> anyhow::Result<()> {
-    bail!("`cargo xtask bench` is not built yet")
+pub(crate) fn run(args: Args) -> Result<()> {
+    setup::ensure()?;
+    build::product()?;
+    let peer = peer::ensure()?;
+    if !args.json {
+        say("The machine should have nothing else to do now.");
+    }
+    let mut bench = build::cargo("bench");
+    bench.args(["--quiet", "--package", "tests", "--bench", "measure", "--"]).args(&args.rows);
+    if args.json {
+        bench.arg("--json");
+    }
+    command::run(bench.env("CORACLE_PEER", &peer.folder))
 }

@@ -17,7 +17,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-/// Set in the namespaces.
+/// The lab's directory; set in the namespaces.
 const INSIDE: &str = "CORACLE_TEST_INSIDE";
 
 fn main() -> ExitCode {
@@ -29,8 +29,10 @@ fn main() -> ExitCode {
     match arguments.first().and_then(|word| word.to_str()) {
         Some("oci") => engine::runtime::oci::main(rest()),
         Some("shim") => engine::shim::main(rest()),
-        Some("engine") => runtime::cases::doomed_engine(&rest()),
-        _ if env::var_os(INSIDE).is_some() => runtime::cases::run(&arguments),
+        Some("engine") => runtime::cases::doomed_engine(&arguments.iter().skip(1).cloned().collect::<Vec<_>>()),
+        _ if env::var_os(INSIDE).is_some() => {
+            runtime::cases::run(Path::new(&env::var_os(INSIDE).unwrap_or_default()), &arguments)
+        }
         _ => enter(&arguments),
     }
 }
@@ -52,11 +54,14 @@ fn enter(arguments: &[OsString]) -> ExitCode {
         return skip(out, "needs a static busybox (Debian: busybox-static)");
     }
     let Ok(program) = env::current_exe() else { return ExitCode::FAILURE };
+    let Ok(directory) = tempfile::Builder::new().prefix("coracle-").tempdir() else {
+        return ExitCode::FAILURE;
+    };
     let status = Command::new("unshare")
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
         .arg(program)
         .args(arguments)
-        .env(INSIDE, "1")
+        .env(INSIDE, directory.path())
         .status();
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,

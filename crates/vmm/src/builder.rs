@@ -155,8 +155,8 @@ fn prepare_runtime_dir(path: &Path) -> Result<(), Error> {
 /// The socket device, if the machine is to have one, and a handle in any case.
 fn vsock(config: &VmConfig) -> Result<(Option<VsockDevice>, Vsock), Error> {
     let guest_cid = config.vsock.map(|vsock| vsock.guest_cid);
-    let (device, handle) =
-        VsockDevice::new(guest_cid.unwrap_or(0)).map_err(|source| Error::Setup { what: "the socket device", source })?;
+    let (device, handle) = VsockDevice::new(guest_cid.unwrap_or(0))
+        .map_err(|source| Error::Setup { what: "the socket device", source })?;
     // The handle of a device that is dropped refuses everything.
     Ok((guest_cid.map(|_| device), handle))
 }
@@ -166,7 +166,11 @@ fn pair(what: &'static str) -> Result<(UnixStream, UnixStream), Error> {
 }
 
 /// Serves a device on a thread of its own until the emulator closes the other end.
-fn serve(device: Box<dyn VirtioDevice>, socket: UnixStream, shared: Arc<Shared>) -> Result<JoinHandle<()>, Error> {
+fn serve(
+    device: Box<dyn VirtioDevice>,
+    socket: UnixStream,
+    shared: Arc<Shared>,
+) -> Result<JoinHandle<()>, Error> {
     let name = device.name().to_owned();
     spawn_thread(&format!("vmm-{name}"), move || {
         let result = vhost_user::serve(device, socket);
@@ -253,15 +257,17 @@ mod tests {
             return;
         }
         let disk = Disk { path: directory.path().join("none.raw"), read_only: true, id: "d".into() };
-        let spoil: [(&str, &dyn Fn(&mut VmConfig)); 4] = [
-            ("cannot read the kernel", &|c| c.kernel = directory.path().join("none")),
-            ("cannot open disk image", &|c| c.disks = vec![disk.clone()]),
-            ("cannot prepare the directory", &|c| c.runtime_dir = c.kernel.join("below-a-file")),
-            ("cannot open the console's log", &|c| c.console_log = directory.path().join("no/such/dir")),
+        let good = || config(directory.path());
+        let spoilt = [
+            ("cannot read the kernel", VmConfig { kernel: directory.path().join("none"), ..good() }),
+            ("cannot open disk image", VmConfig { disks: vec![disk], ..good() }),
+            ("cannot prepare the directory", VmConfig { runtime_dir: good().kernel.join("below"), ..good() }),
+            (
+                "cannot open the console's log",
+                VmConfig { console_log: directory.path().join("no/dir"), ..good() },
+            ),
         ];
-        for (expected, spoil) in spoil {
-            let mut config = config(directory.path());
-            spoil(&mut config);
+        for (expected, config) in spoilt {
             let error = start(config).err().expect(expected);
             assert!(error.to_string().starts_with(expected), "{error}");
         }

@@ -9,15 +9,10 @@
 #![deny(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod builder;
-/// What a machine is made of.
 pub mod config;
-/// The guest's devices and the ways to reach them.
 pub mod devices;
-/// QEMU as a CPU.
 pub mod emulator;
-/// Means of running CPUs, and which one a machine gets.
 pub mod hypervisor;
-/// Guest memory.
 pub mod memory;
 mod sys;
 mod vm;

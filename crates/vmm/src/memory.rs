@@ -53,7 +53,12 @@ pub struct GuestBuffer<'m> {
 
 impl<'m> GuestBuffer<'m> {
     /// Adds `len` bytes at `address`. Fails, adding nothing, if they are not all guest memory.
-    pub fn push(&mut self, memory: &'m GuestMemory, address: GuestAddress, len: usize) -> Result<(), GuestMemoryError> {
+    pub fn push(
+        &mut self,
+        memory: &'m GuestMemory,
+        address: GuestAddress,
+        len: usize,
+    ) -> Result<(), GuestMemoryError> {
         let before = self.slices.len();
         for slice in memory.get_slices(address, len) {
             match slice {
@@ -125,7 +130,13 @@ impl<'m> GuestBuffer<'m> {
             // SAFETY: the source is `count` mapped bytes of guest memory (checked by `push`, kept alive by 'm), the
             // target is `count` bytes of an exclusive slice. They cannot overlap. The guest may change the source
             // meanwhile: we then copy a mix of old and new bytes, which are bytes all the same.
-            unsafe { ptr::copy_nonoverlapping(slice.iovec.iov_base.cast::<u8>(), target.as_mut_ptr().add(done), count) };
+            unsafe {
+                ptr::copy_nonoverlapping(
+                    slice.iovec.iov_base.cast::<u8>(),
+                    target.as_mut_ptr().add(done),
+                    count,
+                )
+            };
             done += count;
         }
         done
@@ -142,7 +153,9 @@ impl<'m> GuestBuffer<'m> {
             // SAFETY: the target is `count` mapped, writable bytes of guest memory (checked by `push`, kept alive by
             // 'm); the source is `count` bytes of a slice of ours, which guest memory never overlaps. No reference to
             // the target exists anywhere.
-            unsafe { ptr::copy_nonoverlapping(source.as_ptr().add(done), slice.iovec.iov_base.cast::<u8>(), count) };
+            unsafe {
+                ptr::copy_nonoverlapping(source.as_ptr().add(done), slice.iovec.iov_base.cast::<u8>(), count)
+            };
             done += count;
         }
         done

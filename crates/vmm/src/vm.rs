@@ -207,7 +207,11 @@ impl Shared {
         let mut state = self.lock();
         // The first failure is the cause; and after a kill anything may fail.
         if state.failure.is_none() && !state.kill_requested {
-            tracing::error!(device, error = &failure as &dyn std::error::Error, "device failed; killing the machine");
+            tracing::error!(
+                device,
+                error = &failure as &dyn std::error::Error,
+                "device failed; killing the machine"
+            );
             state.failure = Some((device.to_owned(), Arc::new(failure)));
         }
         kill(&state);

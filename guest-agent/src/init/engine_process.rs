@@ -50,13 +50,14 @@ pub(crate) fn supervise(machine: &Machine, program: &Path, log_level: &str) -> R
         let engine = start(machine, program, log_level, &log)?;
         match serve(machine, &engine, started)? {
             End::PowerOff => return Ok(Some(engine)),
-            End::Died(exit) => {
+            End::Died { exit, served } => {
                 let lived = started.elapsed();
                 let last_lines = log.last_lines();
                 tracing::error!("the engine died after {} s with {exit}", lived.as_secs());
-                let Some(pause) = policy.after(lived) else {
+                let Some(pause) = policy.after(lived, served) else {
                     bail!(
-                        "the engine died {QUICK_DEATHS} times in a row, last with {exit}: {}",
+                        "the engine died {} times in a row, last with {exit}: {}",
+                        policy.quick_deaths,
                         last_lines.join("; ")
                     );
                 };
@@ -72,7 +73,7 @@ pub(crate) fn supervise(machine: &Machine, program: &Path, log_level: &str) -> R
 
 enum End {
     PowerOff,
-    Died(Exit),
+    Died { exit: Exit, served: bool },
 }
 
 fn start(machine: &Machine, program: &Path, log_level: &str, log: &EngineLog) -> Result<Child> {
@@ -127,7 +128,9 @@ fn enter_at_start(command: &mut Command, group: OwnedFd) {
 
 /// Waits until the engine serves, says so, and then until it ends or a power-off is asked for.
 fn serve(machine: &Machine, engine: &Child, started: Instant) -> Result<End> {
-    match wait_serving(machine, engine, Path::new(SOCKET), started + START_PATIENCE)? {
+    let start = wait_serving(machine, engine, Path::new(SOCKET), started + START_PATIENCE)?;
+    let served = matches!(start, Start::Serves);
+    match start {
         Start::Serves => {
             tracing::info!("the engine serves {} ms after its start", started.elapsed().as_millis());
             machine.state.set(Stage::Ready);
@@ -139,7 +142,7 @@ fn serve(machine: &Machine, engine: &Child, started: Instant) -> Result<End> {
         }
     }
     let [died, _] = wait_readable([engine.as_fd(), machine.power.as_fd()], None)?;
-    Ok(if died { End::Died(engine.wait()) } else { End::PowerOff })
+    Ok(if died { End::Died { exit: engine.wait(), served } } else { End::PowerOff })
 }
 
 enum Start {
@@ -197,6 +200,9 @@ fn discard_events(inotify: &OwnedFd) -> io::Result<()> {
 
 /// Deaths in a row after which starting again is not tried any more.
 const QUICK_DEATHS: u32 = 10;
+/// The same for an engine that has never served since the machine started: nothing depends on it yet,
+/// and the user waits for the reason.
+const DEATHS_AT_START: u32 = 4;
 /// An engine that lived this long had started well; its death is a new story.
 const LIVED_WELL: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -205,20 +211,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct RestartPolicy {
     quick_deaths: u32,
+    ever_served: bool,
 }
 
 impl RestartPolicy {
-    /// The pause before the next start, after an engine that lived for `lived`; `None` to give up.
-    fn after(&mut self, lived: Duration) -> Option<Duration> {
+    /// The pause before the next start, after an engine that lived for `lived` and `served` or not;
+    /// `None` to give up.
+    fn after(&mut self, lived: Duration, served: bool) -> Option<Duration> {
+        self.ever_served |= served;
         if lived >= LIVED_WELL {
             self.quick_deaths = 0;
         }
         self.quick_deaths += 1;
+        let limit = if self.ever_served { QUICK_DEATHS } else { DEATHS_AT_START };
         match self.quick_deaths {
             1 => Some(Duration::ZERO),
-            deaths if deaths < QUICK_DEATHS => {
-                Some(Duration::from_secs(1 << (deaths - 2)).min(LONGEST_PAUSE))
-            }
+            deaths if deaths < limit => Some(Duration::from_secs(1 << (deaths - 2)).min(LONGEST_PAUSE)),
             _ => None,
         }
     }
@@ -229,23 +237,31 @@ mod tests {
     use super::super::testing::{isolated, sh, with_reaper};
     use super::*;
 
+    fn pauses(served: bool) -> Vec<u64> {
+        let mut policy = RestartPolicy::default();
+        std::iter::from_fn(|| policy.after(Duration::from_secs(1), served))
+            .map(|pause| pause.as_secs())
+            .collect()
+    }
+
     #[test]
     fn pauses_grow_to_a_limit_and_end() {
-        let mut policy = RestartPolicy::default();
-        let pauses: Vec<_> = std::iter::from_fn(|| policy.after(Duration::from_secs(1)))
-            .map(|pause| pause.as_secs())
-            .collect();
-        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(pauses(true), [0, 1, 2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn an_engine_that_never_serves_is_given_up_soon() {
+        assert_eq!(pauses(false), [0, 1, 2]);
     }
 
     #[test]
     fn an_engine_that_lived_well_is_started_at_once() {
         let mut policy = RestartPolicy::default();
         for _ in 0..5 {
-            policy.after(Duration::ZERO);
+            policy.after(Duration::ZERO, true);
         }
-        assert_eq!(policy.after(LIVED_WELL), Some(Duration::ZERO));
-        assert_eq!(policy.after(Duration::ZERO), Some(Duration::from_secs(1)));
+        assert_eq!(policy.after(LIVED_WELL, true), Some(Duration::ZERO));
+        assert_eq!(policy.after(Duration::ZERO, false), Some(Duration::from_secs(1)));
     }
 
     #[test]

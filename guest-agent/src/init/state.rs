@@ -66,10 +66,12 @@ impl StateWatch {
         self.set(Stage::Failed { message });
     }
 
-    /// Counts one more start of the engine after a crash.
+    /// Counts one more start of the engine after a crash, which followers hear of.
     pub(crate) fn count_restart(&self) {
         let mut inner = self.lock();
         inner.engine_restarts = inner.engine_restarts.saturating_add(1);
+        inner.version += 1;
+        self.changed.notify_all();
     }
 
     /// The state now, and its version.

@@ -11,6 +11,9 @@ use crate::paths;
 const TABLE: &str = "docs/api.md";
 const ROUTES: &str = "crates/engine/src/api";
 
+/// The last part of a route that takes every path below it: an image's name may have slashes.
+const REST: &str = "{*}";
+
 /// What `axum` calls the methods that routes are given for.
 const METHODS: &[&str] = &["get", "post", "put", "delete", "head"];
 
@@ -37,10 +40,25 @@ fn read_routes(folder: &Path, served: &mut BTreeSet<String>) -> Result<()> {
 }
 
 fn findings(documented: &BTreeSet<String>, served: &BTreeSet<String>) -> Vec<String> {
-    let missing = served.difference(documented).map(|route| format!("{route}: has no row in {TABLE}"));
-    let gone =
-        documented.difference(served).map(|route| format!("{route}: has a row in {TABLE}, but no route"));
+    let missing = served
+        .iter()
+        .filter(|route| !documented.iter().any(|row| serves(route, row)))
+        .map(|route| format!("{route}: has no row in {TABLE}"));
+    let gone = documented
+        .iter()
+        .filter(|row| !served.iter().any(|route| serves(route, row)))
+        .map(|row| format!("{row}: has a row in {TABLE}, but no route"));
     missing.chain(gone).collect()
+}
+
+/// Whether a route of the engine answers what a row documents. A route that ends in [`REST`] answers every path below;
+/// a HEAD request is answered by the GET route.
+fn serves(route: &str, row: &str) -> bool {
+    let row = row.strip_prefix("HEAD ").map_or_else(|| row.to_owned(), |path| format!("GET {path}"));
+    match route.strip_suffix(REST) {
+        Some(above) => row.starts_with(above),
+        None => route == row,
+    }
 }
 
 /// The routes of a table whose rows begin with `` | `METHOD /path` | ``. Rows for whole families of paths name no
@@ -96,9 +114,12 @@ fn names_method(handlers: &str, method: &str) -> bool {
 
 /// A path with its parameters' names taken out: `/images/{}/json`.
 fn without_names(path: &str) -> String {
-    let named = |part: &str| part.starts_with('{') && part.ends_with('}');
-    let parts: Vec<_> = path.split('/').map(|part| if named(part) { "{}" } else { part }).collect();
-    parts.join("/")
+    let unnamed = |part| match part {
+        part if str::starts_with(part, "{*") => REST,
+        part if part.starts_with('{') && part.ends_with('}') => "{}",
+        part => part,
+    };
+    path.split('/').map(unnamed).collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]
@@ -118,7 +139,14 @@ mod tests {
                 post(target(x)),
             )
             .route(&format!("/{resource}"), any(no_swarm))"#;
-        assert_eq!(routes(source), set(&["GET /networks/{}", "DELETE /networks/{}", "POST /images/{}"]));
+        assert_eq!(routes(source), set(&["GET /networks/{}", "DELETE /networks/{}", "POST /images/{*}"]));
+    }
+
+    #[test]
+    fn a_route_for_all_paths_below_serves_their_rows() {
+        let served = set(&["GET /images/{*}"]);
+        assert_eq!(findings(&set(&["GET /images/{}/json", "HEAD /images/{}"]), &served), Vec::<String>::new());
+        assert_eq!(findings(&set(&["POST /images/{}/tag"]), &served).len(), 2);
     }
 
     #[test]

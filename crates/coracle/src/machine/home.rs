@@ -112,7 +112,7 @@ impl MachineDir {
         self.path.join("machine.log")
     }
 
-    /// See [`super::lock`].
+    /// See [`crate::machine::lock`].
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.path.join("lock")
     }

@@ -332,7 +332,10 @@ fn tell_power_off(machine: &Machine, vm: &dyn Vm, timeout_seconds: u32) -> Resul
     loop {
         match guest.next(silence) {
             Ok(Some(Response::State(state))) => {
-                machine.board.step(boot::describe(&state.stage));
+                // The first answer is where the guest stood before.
+                if matches!(state.stage, Stage::StoppingContainers | Stage::Unmounting) {
+                    machine.board.step(boot::describe(&state.stage));
+                }
                 machine.board.update(|view| view.guest = Some(state));
                 answered = true;
             }

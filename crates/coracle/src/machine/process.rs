@@ -4,7 +4,7 @@
 //! Over that socket go [`wire::app::Response`] lines until the machine is ready or has failed; and
 //! when the starter goes away before, the start is taken back. Threads:
 //!
-//! * main: the machine's life, one event after the other ([`super::life`]);
+//! * main: the machine's life, one event after the other ([`crate::machine::life`]);
 //! * one each that waits for signals, for the starter, for the VM's end, for the clock being set;
 //! * one that accepts on `control.sock`, and one per connection to it ([`crate::control::server`]);
 //! * one that accepts on `docker.sock` ([`crate::forward`]).

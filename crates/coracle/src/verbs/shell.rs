@@ -19,6 +19,9 @@ use wire::{
 
 use crate::{cli, control::client::Exchange, machine::home::Home, platform::Signals};
 
+/// As a shell reports a command that wrote to a closed pipe: 128 + SIGPIPE.
+const READER_GONE: i32 = 141;
+
 pub(crate) fn run(args: cli::Shell) -> Result<ExitCode> {
     let dir = Home::from_environment()?.machine(&args.machine.name);
     // A terminal in the VM makes sense when both ends of ours are one: output that is redirected
@@ -46,8 +49,9 @@ pub(crate) fn run(args: cli::Shell) -> Result<ExitCode> {
     let mut from_guest = exchange.into_reader();
     let code = loop {
         match Frame::read(&mut from_guest).context("the session with the VM broke off")? {
-            Some(Frame::Stdout(bytes)) => show(io::stdout(), &bytes)?,
-            Some(Frame::Stderr(bytes)) => show(io::stderr(), &bytes)?,
+            Some(Frame::Stdout(bytes)) if !show(io::stdout(), &bytes)? => break READER_GONE,
+            Some(Frame::Stderr(bytes)) if !show(io::stderr(), &bytes)? => break READER_GONE,
+            Some(Frame::Stdout(_) | Frame::Stderr(_)) => {}
             Some(Frame::Exit(code)) => break code,
             Some(Frame::Stdin(_) | Frame::StdinEnd | Frame::Resize { .. }) => {
                 bail!("the VM sent what only a client sends")
@@ -61,9 +65,13 @@ pub(crate) fn run(args: cli::Shell) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
 }
 
-/// A reader that went away is the end of the session.
-fn show(mut to: impl Write, bytes: &[u8]) -> Result<()> {
-    to.write_all(bytes).and_then(|()| to.flush()).context("cannot write the output")
+/// False when the reader of our output went away, which is the end of the session.
+fn show(mut to: impl Write, bytes: &[u8]) -> Result<bool> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write the output"),
+    }
 }
 
 /// The size of our terminal.

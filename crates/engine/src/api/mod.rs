@@ -40,7 +40,7 @@ use crate::Engine;
 pub(crate) type Shared = Arc<Engine>;
 
 /// Every route of the API, without version prefix.
-fn router(engine: Shared) -> Router {
+fn routes() -> Router<Shared> {
     Router::new()
         .merge(system::routes())
         .merge(images::routes())
@@ -50,5 +50,13 @@ fn router(engine: Shared) -> Router {
         .merge(unsupported::routes())
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_route)
-        .with_state(engine)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_two_resources_claim_one_route() {
+        // Merging routes that overlap panics.
+        let _ = super::routes();
+    }
 }

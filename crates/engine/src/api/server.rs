@@ -26,7 +26,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 use tower::ServiceExt;
 use wire::docker::API_VERSION;
 
-use super::{router, version};
+use super::{routes, version};
 use crate::{
     Engine, Host,
     error::{Context, Result},
@@ -40,7 +40,7 @@ pub(crate) fn serve(
     engine: Arc<Engine>,
     hosts: &[Host],
 ) -> Result<impl Future<Output = ()> + Send + use<>> {
-    let router = router(engine);
+    let router = routes().with_state(engine);
     let mut accepting = tokio::task::JoinSet::new();
     for host in hosts {
         let router = router.clone();

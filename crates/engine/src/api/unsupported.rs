@@ -20,7 +20,6 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/build", post(|| not_yet("docker build")))
         .route("/build/prune", post(|| not_yet("docker builder prune")))
         .route("/build/cancel", post(|| not_yet("cancelling a build")))
-        .route("/commit", post(|| not_yet("docker commit")))
         .route("/session", post(|| not_yet("BuildKit's session")))
         .route("/grpc", post(|| not_yet("BuildKit's protocol")))
         .route("/distribution/{*name}", get(|| not_yet("docker manifest inspect")))

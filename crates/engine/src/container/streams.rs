@@ -223,30 +223,45 @@ impl Hub {
         let mut lines = Lines::default();
         loop {
             // No buffer is held while a quiet process says nothing.
-            let mut ready = tokio::select! {
+            let ready = tokio::select! {
                 biased;
                 ready = fd.ready(Interest::READABLE) => match ready {
-                    Ok(ready) => ready,
+                    Ok(ready) => Some(ready),
                     Err(error) => {
                         tracing::warn!("wait for a container's output: {error}");
                         break;
                     }
                 },
-                () = self.ended.cancelled() => break,
+                // What is there may not have been announced yet.
+                () = self.ended.cancelled() => None,
             };
+            let last = ready.is_none();
             let mut buffer = Buffers::take();
-            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut buffer[..])?)) {
-                Ok(Ok(0)) => break,
-                Ok(Ok(read)) => self.output(source, &buffer[..read], &mut lines).await,
-                // A terminal whose last process is gone.
-                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => break,
-                Ok(Err(error)) => {
-                    tracing::warn!("read a container's output: {error}");
-                    break;
+            let mut read = |fd: &OwnedFd| Ok(rustix::io::read(fd, &mut buffer[..])?);
+            let result = match ready {
+                Some(mut ready) => ready.try_io(|fd| read(fd.get_ref())).unwrap_or_else(|_| {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }),
+                None => read(fd.get_ref()),
+            };
+            let go_on = match result {
+                Ok(0) => false,
+                Ok(read) => {
+                    self.output(source, &buffer[..read], &mut lines).await;
+                    true
                 }
-                Err(_would_block) => {}
-            }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => !last,
+                // A terminal whose last process is gone.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => false,
+                Err(error) => {
+                    tracing::warn!("read a container's output: {error}");
+                    false
+                }
+            };
             Buffers::give(buffer);
+            if !go_on {
+                break;
+            }
         }
         if let Some(log) = &self.log
             && let Err(error) = log.finish(source, &mut lines)

@@ -516,3 +516,213 @@ fn beside(name: &str, target: &[u8]) -> Option<String> {
     let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
     clean(&[directory.as_bytes(), b"/", target].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Fixture, Parts, Registry, member},
+        *,
+    };
+    use crate::snapshot::testing::{Archive as Tar, gzip};
+
+    fn manifest(parts: &Parts, tags: &[&str], layers: &[&str]) -> Vec<u8> {
+        let config = format!("{}.json", Digest::of(&parts.config).hex());
+        serde_json::to_vec(&serde_json::json!(
+            [{"Config": config, "RepoTags": tags, "Layers": layers}]
+        ))
+        .unwrap()
+    }
+
+    /// As Docker wrote them before 25.
+    fn old_archive(parts: &Parts, tags: &[&str]) -> Tar {
+        let config = format!("{}.json", Digest::of(&parts.config).hex());
+        let mut archive = Tar::default().file(&config, &parts.config);
+        let mut names = Vec::new();
+        for (number, layer) in parts.archives.iter().enumerate() {
+            names.push(format!("{number}/layer.tar"));
+            archive = archive
+                .directory(&format!("{number}/"))
+                .file(&format!("{number}/VERSION"), b"1.0")
+                .file(&names[number], layer);
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        archive.file("manifest.json", &manifest(parts, tags, &names))
+    }
+
+    #[tokio::test]
+    async fn saved_and_loaded_again_it_is_the_same_byte_by_byte() {
+        let (registry, source) = (Registry::start().await, Fixture::new());
+        let parts = Parts::new("amd64", &["one", "two"]);
+        registry.add("1", &parts);
+        let name = registry.name("a:1");
+        source.pull(&name).await.unwrap();
+        source.images.tag(&name, "other", "2").await.unwrap();
+        let imported = source.import("imported", "three").await;
+        let saved = source.save(&[&name, "other:2", "imported"]).await.unwrap();
+        let manifest_name = format!("blobs/sha256/{}", Digest::of(&parts.manifest).hex());
+        assert_eq!(member(&saved, &manifest_name).unwrap(), parts.manifest);
+        assert_eq!(member(&saved, "oci-layout").unwrap(), br#"{"imageLayoutVersion": "1.0.0"}"#);
+
+        let target = Fixture::new();
+        let told = target.load(&saved).await.unwrap();
+        assert_eq!(
+            told,
+            [
+                format!(r#"{{"stream":"Loaded image: {name}\n"}}"#),
+                r#"{"stream":"Loaded image: other:2\n"}"#.to_owned(),
+                r#"{"stream":"Loaded image: imported:latest\n"}"#.to_owned(),
+            ]
+        );
+        assert_eq!(target.images.get("other:2").unwrap().id, parts.id());
+        assert_eq!(target.images.get("imported").unwrap().id, imported.id);
+        assert_eq!(target.told().len(), 2);
+        let again = target.save(&[&name, "other:2", "imported"]).await.unwrap();
+        assert!(saved == again, "the archives differ");
+        // What is here already does no harm, and nothing is written twice.
+        let files = target.files();
+        target.load(&saved).await.unwrap();
+        assert_eq!(target.files(), files);
+    }
+
+    #[tokio::test]
+    async fn archives_of_all_kinds_are_understood() {
+        let parts = Parts::new("arm64", &["one", "two"]);
+        let config = Digest::of(&parts.config);
+        // Dockers before 25, also with links for layers that occur twice.
+        let old = old_archive(&parts, &["old:1"]).finish();
+        let twice = Parts::with_diff_ids(
+            "amd64",
+            vec![parts.archives[0].clone(); 2],
+            &[Digest::of(&parts.archives[0]); 2],
+        );
+        let linked = Tar::default()
+            .file(&format!("{}.json", Digest::of(&twice.config).hex()), &twice.config)
+            .file("a/layer.tar", &parts.archives[0])
+            .symlink("b/layer.tar", "../a/layer.tar")
+            .hard_link("c", "./b/layer.tar")
+            .file("manifest.json", &manifest(&twice, &["linked:1"], &["b/layer.tar", "c"]))
+            .finish();
+        // OCI's layout without Docker's manifest, as skopeo and buildx write it.
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [{
+            "mediaType": config::OCI_MANIFEST, "digest": Digest::of(&parts.manifest),
+            "size": parts.manifest.len(),
+            "annotations": {"io.containerd.image.name": "docker.io/library/oci:1"}}]});
+        let mut oci = Tar::default().file("./index.json", &serde_json::to_vec(&index).unwrap());
+        for blob in parts.layers.iter().chain([&parts.config, &parts.manifest]) {
+            oci = oci.file(&format!("./{}", blob_name(Digest::of(blob))), blob);
+        }
+        for (archive, name, id) in [
+            (old.clone(), "old:1", parts.id()),
+            (gzip(&old), "old:1", parts.id()),
+            (zstd::encode_all(&old[..], 1).unwrap(), "old:1", parts.id()),
+            (linked, "linked:1", twice.id()),
+            (oci.finish(), "oci:1", config.to_string()),
+        ] {
+            let fixture = Fixture::new();
+            fixture.load(&archive).await.unwrap();
+            assert_eq!(fixture.images.get(name).unwrap().id, id, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_without_a_name_is_told_of_by_its_id() {
+        let fixture = Fixture::new();
+        let parts = Parts::new("amd64", &["one"]);
+        let told = fixture.load(&old_archive(&parts, &[]).finish()).await.unwrap();
+        assert_eq!(told, [format!(r#"{{"stream":"Loaded image ID: {}\n"}}"#, parts.id())]);
+    }
+
+    #[tokio::test]
+    async fn a_name_moves_to_the_image_that_is_loaded() {
+        let fixture = Fixture::new();
+        let before = fixture.import("a:1", "before").await;
+        let parts = Parts::new("amd64", &["one"]);
+        let told = fixture.load(&old_archive(&parts, &["a:1"]).finish()).await.unwrap();
+        assert!(told[0].contains(&format!(
+            "The image a:1 already exists, renaming the old one with ID {} to empty string",
+            before.id
+        )));
+        assert_eq!(fixture.images.get("a:1").unwrap().id, parts.id());
+        assert_eq!(fixture.images.names(&before.id), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn damaged_and_hostile_archives_change_nothing() {
+        let mut fixture = Fixture::new();
+        fixture.import("kept", "kept").await;
+        let before = fixture.files();
+        let parts = Parts::new("amd64", &["one", "two"]);
+        let whole = old_archive(&parts, &["a:1"]).finish();
+        let with = |tags: &[&str], layers: &[&str]| {
+            Tar::default()
+                .file(&format!("{}.json", Digest::of(&parts.config).hex()), &parts.config)
+                .file("0/layer.tar", &parts.archives[0])
+                .file("1/layer.tar", &parts.archives[1])
+                .symlink("out", "../../../../../etc/passwd")
+                .symlink("loop", "loop")
+                .file("manifest.json", &manifest(&parts, tags, layers))
+                .finish()
+        };
+        let good = ["0/layer.tar", "1/layer.tar"];
+        let blob = blob_name(Digest::of(b"promised"));
+        for (archive, message) in [
+            (whole[..whole.len() / 2 + 100].to_vec(), "unexpected EOF"),
+            (whole[..whole.len() / 2].to_vec(), "it has neither"),
+            (b"no archive at all".to_vec(), "unexpected EOF"),
+            (vec![7; 4096], "archive/tar: invalid tar header"),
+            (Vec::new(), "it has neither manifest.json nor index.json"),
+            (with(&["a:1"], &["1/layer.tar", "0/layer.tar"]), "invalid diffID for layer 0: expected"),
+            (with(&["a:1"], &good[..1]), "layers length mismatch: expected 2, got 1"),
+            (with(&["a:1"], &["0/layer.tar", "nosuch"]), "open nosuch: no such file or directory"),
+            (with(&["a:1"], &["0/layer.tar", "/etc/passwd"]), "no such file or directory"),
+            (with(&["a:1"], &["0/layer.tar", "out"]), "no such file or directory"),
+            (with(&["a:1"], &["0/layer.tar", "loop"]), "no such file or directory"),
+            (with(&["A:1"], &good), "must be lowercase"),
+            (with(&["a"], &good), "invalid tag \"a\""),
+            (Tar::default().file("manifest.json", b"[{").finish(), "invalid manifest.json"),
+            (Tar::default().file(&blob, b"changed").file("manifest.json", b"[{}]").finish(), "invalid"),
+        ] {
+            let error = fixture.load(&archive).await.unwrap_err().to_string();
+            assert!(error.contains(message), "{error}\ninstead of {message}");
+            assert_eq!(fixture.images.count(), 1);
+            // Layers before the damage are left to the next collection.
+            fixture.reopen();
+            assert_eq!(fixture.files(), before, "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_changed_copy_of_a_blob_that_is_here_is_noticed() {
+        let fixture = Fixture::new();
+        let parts = Parts::new("amd64", &["one"]);
+        let layer = blob_name(Digest::of(&parts.archives[0]));
+        let archive = |content: &[u8]| {
+            Tar::default()
+                .file(&format!("{}.json", Digest::of(&parts.config).hex()), &parts.config)
+                .file(&layer, content)
+                .file("manifest.json", &manifest(&parts, &["a:1"], &[&layer]))
+                .finish()
+        };
+        fixture.load(&archive(&parts.archives[0])).await.unwrap();
+        let mut changed = parts.archives[0].clone();
+        changed[600] ^= 1;
+        let error = fixture.load(&archive(&changed)).await.unwrap_err().to_string();
+        assert!(error.ends_with("is not what its name says"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist_cannot_be_saved() {
+        let fixture = Fixture::new();
+        let error = fixture.save(&["nosuch"]).await.unwrap_err().to_string();
+        assert_eq!(error, "No such image: nosuch");
+        let image = fixture.import("a:1", "one").await;
+        fixture.images.tag("a:1", "a", "2").await.unwrap();
+        let items = |archive: &[u8]| -> serde_json::Value {
+            serde_json::from_slice(&member(archive, "manifest.json").unwrap()).unwrap()
+        };
+        let by_repository = items(&fixture.save(&["a"]).await.unwrap());
+        assert_eq!(by_repository[0]["RepoTags"], serde_json::json!(["a:1", "a:2"]));
+        let by_id = items(&fixture.save(&[&image.id]).await.unwrap());
+        assert_eq!(by_id[0]["RepoTags"], serde_json::Value::Null);
+    }
+}

@@ -45,6 +45,9 @@ mod save;
 mod store;
 /// `POST /images/{name}/tag`.
 mod tag;
+/// A store and a registry for tests.
+#[cfg(test)]
+mod testing;
 
 pub(crate) use import::Import;
 pub(crate) use list::ListOptions;
@@ -357,4 +360,136 @@ impl State {
 
 fn no_such_image(name: &str) -> Error {
     Error::not_found(format!("No such image: {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{testing::Fixture, *};
+
+    #[tokio::test]
+    async fn images_are_found_by_every_kind_of_name() {
+        let fixture = Fixture::new();
+        let image = fixture.import("a/b:1", "file").await;
+        let other = fixture.import("other", "other").await;
+        let hex = image.id.strip_prefix("sha256:").unwrap();
+        for name in ["a/b:1", "docker.io/a/b:1", &image.id, hex, &hex[..12], &image.id[..20]] {
+            assert_eq!(fixture.images.get(name).unwrap().id, image.id, "{name}");
+        }
+        assert_eq!(fixture.images.get("other").unwrap().id, other.id);
+        for (name, message) in [
+            ("a/b", "No such image: a/b:latest"),
+            ("sha256:dead", "No such image: sha256:dead"),
+            ("A", "invalid reference format: repository name (library/A) must be lowercase"),
+        ] {
+            assert_eq!(fixture.images.get(name).unwrap_err().to_string(), message);
+        }
+        let unknown = format!("{:0<64}", "dead");
+        let message = fixture.images.get(&unknown).unwrap_err().to_string();
+        assert_eq!(message, format!("No such image: sha256:{unknown}"));
+        assert_eq!(fixture.images.count(), 2);
+        assert_eq!(fixture.images.names(&image.id), ["a/b:1"]);
+    }
+
+    #[tokio::test]
+    async fn everything_is_there_after_a_restart() {
+        let mut fixture = Fixture::new();
+        let image = fixture.import("a:1", "file").await;
+        fixture.images.tag("a:1", "b", "2").await.unwrap();
+        fixture.reopen();
+        let again = fixture.images.get("b:2").unwrap();
+        assert_eq!(again.id, image.id);
+        assert!(again.record.last_tagged.is_some());
+        assert_eq!(fixture.images.names(&image.id), ["a:1", "b:2"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_behind_goes_at_the_next_start() {
+        let mut fixture = Fixture::new();
+        fixture.import("a", "file").await;
+        let whole = fixture.files();
+        // A blob and a layer that a load wrote before its image's record, and what was half done.
+        let blobs = &fixture.images.0.blobs;
+        blobs.write(b"orphan").unwrap();
+        std::mem::forget(blobs.writer().unwrap());
+        fs::create_dir_all(fixture.root.path().join("layers/.tmp/3/fs/x")).unwrap();
+        let lost = fixture.root.path().join("layers").join(Digest::of(b"lost").hex());
+        fs::create_dir_all(lost.join("fs")).unwrap();
+        fs::write(fixture.root.path().join("references.json.new"), "{").unwrap();
+        fixture.reopen();
+        fs::remove_file(fixture.root.path().join("references.json.new")).unwrap();
+        assert_eq!(fixture.files(), whole);
+        assert!(fixture.images.get("a").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_image_is_left_alone_and_harms_no_other() {
+        let mut fixture = Fixture::new();
+        let good = fixture.import("good", "file").await;
+        let bad = fixture.import("bad", "other").await;
+        let config = fixture.images.0.blobs.path(bad.digest);
+        let content = fs::read(&config).unwrap();
+        fs::write(&config, "").unwrap();
+        fixture.reopen();
+        assert_eq!(fixture.images.get("good").unwrap().id, good.id);
+        assert!(fixture.images.get("bad").is_err());
+        // Repaired, it is there again with its name and its layers.
+        fs::write(&config, content).unwrap();
+        fixture.reopen();
+        assert_eq!(fixture.images.get("bad").unwrap().id, bad.id);
+    }
+
+    #[tokio::test]
+    async fn lists_are_filtered() {
+        let fixture = Fixture::new();
+        let old = fixture.import_with("old:1", "old", &["LABEL a=1"]).await;
+        fixture.import_with("new:2", "new", &["LABEL a=2"]).await;
+        fixture.import("", "dangling").await;
+        let list = |filters: &str| {
+            let filters = crate::api::filters::Filters::parse(Some(filters), &ListOptions::FILTERS);
+            let options = ListOptions { filters: filters.unwrap(), ..ListOptions::default() };
+            let listed = fixture.images.list(&options)?;
+            let names = listed.iter().map(|image| image.repo_tags.join(","));
+            Result::<Vec<String>>::Ok(names.collect())
+        };
+        assert_eq!(list("{}").unwrap(), ["", "new:2", "old:1"]);
+        assert_eq!(list(r#"{"dangling":["true"]}"#).unwrap(), [""]);
+        assert_eq!(list(r#"{"dangling":["false"]}"#).unwrap(), ["new:2", "old:1"]);
+        assert_eq!(list(r#"{"reference":["n*"]}"#).unwrap(), ["new:2"]);
+        assert_eq!(list(r#"{"reference":["new","old:*"]}"#).unwrap(), ["new:2", "old:1"]);
+        assert_eq!(list(r#"{"label":["a=1"]}"#).unwrap(), ["old:1"]);
+        assert_eq!(list(r#"{"before":["new:2"]}"#).unwrap(), ["old:1"]);
+        assert_eq!(list(r#"{"since":["old:1"]}"#).unwrap(), ["", "new:2"]);
+        assert_eq!(list(r#"{"until":["1h"]}"#).unwrap(), [""; 0]);
+        let until = format!(r#"{{"until":["{}"]}}"#, old.created_seconds() + 3600);
+        assert_eq!(list(&until).unwrap().len(), 3);
+        for (filters, message) in [
+            (r#"{"before":["nosuch"]}"#, "No such image: nosuch:latest"),
+            (r#"{"dangling":["x"]}"#, "invalid filter 'dangling=[x]'"),
+            (r#"{"reference":["[["]}"#, "syntax error in pattern"),
+            (r#"{"until":["x"]}"#, "failed to parse value as time or duration: \"x\""),
+        ] {
+            assert_eq!(list(filters).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[tokio::test]
+    async fn names_are_given_in_dockers_ways() {
+        let fixture = Fixture::new();
+        fixture.import("a", "file").await;
+        let tag = async |name, repository, tag| {
+            fixture.images.tag(name, repository, tag).await.map_err(|error| error.to_string())
+        };
+        assert_eq!(tag("a", "b", "").await, Ok(()));
+        assert!(fixture.images.get("b:latest").is_ok());
+        let refused = |message: &str| Err(message.to_owned());
+        assert_eq!(tag("nosuch", "b", "1").await, refused("No such image: nosuch:latest"));
+        assert_eq!(tag("a", "b", ":1").await, refused("invalid tag format"));
+        let digest = format!("b@{}", Digest::of(b""));
+        let message = "refusing to create a tag with a digest reference";
+        assert_eq!(tag("a", &digest, "").await, refused(message));
+        let message = "refusing to create an ambiguous tag using digest algorithm as name";
+        assert_eq!(tag("a", "sha256", "1").await, refused(message));
+    }
 }

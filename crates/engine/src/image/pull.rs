@@ -460,3 +460,243 @@ fn write_all(mut writer: BlobWriter, mut receiver: mpsc::Receiver<Bytes>) -> Res
     }
     Ok(writer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{Faults, Fixture, Parts, Registry},
+        *,
+    };
+    use crate::error::Kind;
+
+    fn statuses(lines: &[String]) -> Vec<String> {
+        lines
+            .iter()
+            .map(|line| {
+                let line: wire::docker::image::Progress = serde_json::from_str(line).unwrap();
+                line.status.unwrap()
+            })
+            .filter(|status| !matches!(status.as_str(), "Downloading" | "Extracting" | "Waiting"))
+            .collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_image_is_pulled_once() {
+        let (registry, mut fixture) = (Registry::start().await, Fixture::new());
+        let parts = Parts::new("amd64", &["one"]);
+        registry.add("1", &parts);
+        let name = registry.name("repo/a:1");
+        let digest = Digest::of(&parts.manifest);
+        let told = statuses(&fixture.pull(&name).await.unwrap());
+        assert_eq!(
+            told,
+            [
+                "Pulling from repo/a",
+                "Pulling fs layer",
+                "Verifying Checksum",
+                "Download complete",
+                "Pull complete",
+                &format!("Digest: {digest}"),
+                &format!("Status: Downloaded newer image for {name}"),
+            ]
+        );
+        let told = statuses(&fixture.pull(&name).await.unwrap());
+        assert_eq!(told[2], format!("Status: Image is up to date for {name}"));
+        assert_eq!(registry.requests("/blobs/"), 2);
+        assert_eq!(fixture.told(), vec![("pull".to_owned(), registry.name("repo/a")); 2]);
+        fixture.reopen();
+        let inspect = fixture.images.inspect(&name).unwrap();
+        assert_eq!(inspect.id, parts.id());
+        assert_eq!(inspect.repo_tags, [name]);
+        assert_eq!(inspect.repo_digests, [registry.name(&format!("repo/a@{digest}"))]);
+        assert_eq!(inspect.metadata.last_tag_time, "0001-01-01T00:00:00Z");
+        // By digest, it is the same image.
+        let by_digest = registry.name(&format!("repo/a@{digest}"));
+        fixture.pull(&by_digest).await.unwrap();
+        assert_eq!(fixture.images.get(&by_digest).unwrap().id, parts.id());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn layers_that_are_here_are_not_downloaded_again() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        registry.add("1", &Parts::new("amd64", &["one", "two"]));
+        registry.add("2", &Parts::new("amd64", &["one", "three"]));
+        fixture.pull(&registry.name("a:1")).await.unwrap();
+        let told = statuses(&fixture.pull(&registry.name("a:2")).await.unwrap());
+        assert_eq!(told[1..3], ["Already exists", "Pulling fs layer"]);
+        assert_eq!(registry.requests("/blobs/"), 2 + 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn pulls_at_once_share_their_downloads() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        registry.add("1", &Parts::new("amd64", &["one", "two", "three", "four", "five"]));
+        let name = registry.name("a:1");
+        let (one, two, three) =
+            tokio::join!(fixture.pull(&name), fixture.pull(&name), fixture.pull(&name));
+        for result in [one, two, three] {
+            result.unwrap();
+        }
+        let configs = registry.requests(&Digest::of(&Parts::new("amd64", &[]).config).to_string());
+        assert_eq!(configs, 0);
+        // The configuration is small, and may be fetched by each; no layer is.
+        assert!(registry.requests("/blobs/") <= 5 + 3, "{}", registry.requests("/blobs/"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_is_fetched_when_one_is_wanted() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        registry.add("1", &Parts::new("amd64", &["one"]));
+        registry.fault(Faults { users_only: Some("user:pass"), ..Faults::default() });
+        let name = registry.name("a:1");
+        let error = fixture.pull(&name).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "pull access denied for {}, repository does not exist or may require 'docker \
+                 login': denied: requested access to the resource is denied",
+                registry.name("a")
+            )
+        );
+        // {"username":"user","password":"pass"}
+        let header = "eyJ1c2VybmFtZSI6InVzZXIiLCJwYXNzd29yZCI6InBhc3MifQ==";
+        let credentials = Credentials::from_header(header);
+        fixture.pull_with(&name, None, credentials).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_manifest_for_the_platform_is_taken() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        let (amd64, arm64) = (Parts::new("amd64", &["a"]), Parts::new("arm64", &["b"]));
+        registry.add("amd64", &amd64);
+        registry.add("arm64", &arm64);
+        let entry = |parts: &Parts, architecture: &str| {
+            serde_json::json!({"mediaType": config::OCI_MANIFEST, "size": parts.manifest.len(),
+                "digest": Digest::of(&parts.manifest),
+                "platform": {"os": "linux", "architecture": architecture}})
+        };
+        let index = serde_json::to_vec(&serde_json::json!({"schemaVersion": 2,
+            "manifests": [entry(&arm64, "arm64"), entry(&amd64, "amd64")]}));
+        registry.add_manifest("1", config::OCI_INDEX, index.unwrap());
+        let name = registry.name("a:1");
+        let pull = async |platform: &str| {
+            let platform = Some(Platform::parse(platform).unwrap());
+            fixture.pull_with(&name, platform, Credentials::default()).await
+        };
+        pull("linux/amd64").await.unwrap();
+        assert_eq!(fixture.images.get(&name).unwrap().id, amd64.id());
+        pull("linux/arm64").await.unwrap();
+        assert_eq!(fixture.images.get(&name).unwrap().id, arm64.id());
+        let error = pull("linux/s390x").await.unwrap_err().to_string();
+        assert_eq!(error, "no matching manifest for linux/s390x in the manifest list entries");
+        // A single image is taken whatever it is for, with a warning.
+        let single = registry.name("a:arm64");
+        let platform = Some(Platform::parse("linux/amd64").unwrap());
+        let told = fixture.pull_with(&single, platform, Credentials::default()).await.unwrap();
+        assert!(told.last().unwrap().contains("does not match the specified platform"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_registry_does_not_have_is_said_in_dockers_words() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        let name = registry.name("a:1");
+        let error = fixture.pull(&name).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(
+            error.to_string(),
+            format!("manifest for {name} not found: manifest unknown: manifest unknown")
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn broken_downloads_go_on_where_they_were() {
+        for no_ranges in [false, true] {
+            let (registry, fixture) = (Registry::start().await, Fixture::new());
+            let noise: Vec<u8> = (0..50_000_u32).flat_map(|n| Digest::of(&n.to_le_bytes()).hex().into_bytes()).collect();
+            let archive = crate::snapshot::testing::Archive::default().file("noise", &noise).finish();
+            let diff_id = Digest::of(&archive);
+            registry.add("1", &Parts::with_diff_ids("amd64", vec![archive], &[diff_id]));
+            registry.fault(Faults { cut: Some((200_000, 6)), no_ranges, ..Faults::default() });
+            let told = fixture.pull(&registry.name("a:1")).await;
+            if no_ranges {
+                // Each answer ends at the same place, so that there is no way on.
+                assert!(told.is_err());
+                assert_eq!(fixture.files(), [""; 0]);
+            } else {
+                let told = statuses(&told.unwrap());
+                let retries = told.iter().filter(|line| line.starts_with("Retrying")).count();
+                assert_eq!(retries, 6);
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_not_what_it_should_be_leaves_nothing() {
+        let parts = Parts::new("amd64", &["one"]);
+        let layer = Digest::of(&parts.layers[0]);
+        let other = crate::snapshot::testing::gzip(&parts.archives[0][..1024]);
+        let mut same_size = parts.layers[0].clone();
+        *same_size.last_mut().unwrap() ^= 1;
+        let mut longer = parts.layers[0].clone();
+        longer.push(0);
+        for (content, message) in [
+            (same_size, "filesystem layer verification failed for digest"),
+            (longer, "is longer than the"),
+            (other, "unexpected EOF: got"),
+        ] {
+            let (registry, fixture) = (Registry::start().await, Fixture::new());
+            registry.add("1", &parts);
+            registry.replace_blob(layer, content);
+            let error = fixture.pull(&registry.name("a:1")).await.unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+            assert_eq!(fixture.files(), [""; 0]);
+            assert_eq!(fixture.images.count(), 0);
+        }
+        // The configuration promises other content than the layer has.
+        let (registry, mut fixture) = (Registry::start().await, Fixture::new());
+        let lie = Digest::of(b"lie");
+        registry.add("1", &Parts::with_diff_ids("amd64", parts.archives.clone(), &[lie]));
+        let error = fixture.pull(&registry.name("a:1")).await.unwrap_err().to_string();
+        assert!(error.starts_with("failed to register layer: invalid diffID"), "{error}");
+        fixture.reopen();
+        assert_eq!(fixture.files(), [""; 0]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn documents_without_end_are_refused() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        let long = vec![b' '; usize::try_from(config::MAX_DOCUMENT).unwrap() + 1];
+        registry.add_manifest("1", config::OCI_MANIFEST, long);
+        let error = fixture.pull(&registry.name("a:1")).await.unwrap_err().to_string();
+        assert!(error.contains("is longer than"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pull_that_is_dropped_ends_and_can_be_done_again() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        registry.add("1", &Parts::new("amd64", &["one"]));
+        registry.fault(Faults { hang: false, ..Faults::default() });
+        let name = registry.name("a:1");
+        let config = Digest::of(&Parts::new("amd64", &["one"]).config).to_string();
+        registry.fault(Faults { hang: true, ..Faults::default() });
+        let (progress, updates) = Progress::new();
+        let pull = Pull {
+            name: name.clone(),
+            tag: String::new(),
+            platform: None,
+            credentials: Credentials::default(),
+        };
+        let images = fixture.images.clone();
+        let pulling = tokio::spawn(async move { images.pull(pull, &progress).await });
+        while registry.requests(&config) == 0 {
+            tokio::task::yield_now().await;
+        }
+        pulling.abort();
+        assert!(pulling.await.unwrap_err().is_cancelled());
+        drop(updates);
+        registry.fault(Faults::default());
+        fixture.pull(&name).await.unwrap();
+        assert_eq!(fixture.files().iter().filter(|file| file.contains(".tmp")).count(), 0);
+    }
+}

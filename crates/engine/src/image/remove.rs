@@ -226,7 +226,157 @@ fn is_single(references: &[Reference]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Mutex;
+
+    use super::{
+        super::testing::{Fixture, Parts, Registry},
+        *,
+    };
+
+    const FORCE: RemoveOptions = RemoveOptions { force: true, keep_parents: false };
+
+    async fn removed(
+        fixture: &Fixture,
+        name: &str,
+        options: RemoveOptions,
+    ) -> Result<Vec<String>, String> {
+        let items = fixture.images.remove(name, options).await;
+        let items = items.map_err(|error| error.to_string())?;
+        let shown = items.into_iter().map(|item| match (item.untagged, item.deleted) {
+            (Some(name), None) => format!("untagged {name}"),
+            (None, Some(id)) => format!("deleted {id}"),
+            item => panic!("{item:?}"),
+        });
+        Ok(shown.collect())
+    }
+
+    #[tokio::test]
+    async fn a_name_goes_first_and_the_image_with_its_last() {
+        let fixture = Fixture::new();
+        let image = fixture.import("a:1", "file").await;
+        let layer = image.layers[0];
+        fixture.images.tag("a:1", "b", "2").await.unwrap();
+        let several = removed(&fixture, &image.id, RemoveOptions::default()).await;
+        let short = image.short_id();
+        assert_eq!(
+            several.unwrap_err(),
+            format!(
+                "conflict: unable to delete {short} (must be forced) - image is referenced in \
+                 multiple repositories"
+            )
+        );
+        let one = removed(&fixture, "b:2", RemoveOptions::default()).await;
+        assert_eq!(one.unwrap(), ["untagged b:2"]);
+        let last = removed(&fixture, "a:1", RemoveOptions::default()).await;
+        assert_eq!(
+            last.unwrap(),
+            [
+                "untagged a:1".to_owned(),
+                format!("deleted {}", image.id),
+                format!("deleted {layer}")
+            ]
+        );
+        assert_eq!(fixture.files(), [""; 0]);
+        let again = removed(&fixture, "a:1", RemoveOptions::default()).await;
+        assert_eq!(again.unwrap_err(), "No such image: a:1");
+        let told: Vec<String> = fixture.told().into_iter().map(|(action, _)| action).collect();
+        assert_eq!(told, ["tag", "import", "tag", "untag", "untag", "delete"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_digest_goes_with_the_last_tag_of_its_repository() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        let parts = Parts::new("amd64", &["one"]);
+        registry.add("1", &parts);
+        registry.add("2", &parts);
+        let [one, two] = [registry.name("a:1"), registry.name("a:2")];
+        fixture.pull(&one).await.unwrap();
+        fixture.pull(&two).await.unwrap();
+        fixture.images.tag(&one, "kept", "").await.unwrap();
+        let first = removed(&fixture, &one, RemoveOptions::default()).await.unwrap();
+        assert_eq!(first, [format!("untagged {one}")]);
+        let second = removed(&fixture, &two, RemoveOptions::default()).await.unwrap();
+        let digest = registry.name(&format!("a@{}", Digest::of(&parts.manifest)));
+        assert_eq!(second, [format!("untagged {two}"), format!("untagged {digest}")]);
+        assert!(fixture.images.get("kept").is_ok());
+    }
+
+    #[tokio::test]
+    async fn containers_keep_their_images() {
+        let fixture = Fixture::new();
+        let image = fixture.import("a", "file").await;
+        let short = image.short_id();
+        let container = "c".repeat(64);
+        let users = Arc::new(Mutex::new(vec![ImageUser {
+            container: container.clone(),
+            running: false,
+        }]));
+        let asked = users.clone();
+        fixture.images.set_users(Box::new(move |_| asked.lock().unwrap().clone()));
+        fixture.snapshots.create(&container, &image.layers).unwrap();
+        let by_name = removed(&fixture, "a", RemoveOptions::default()).await;
+        assert_eq!(
+            by_name.unwrap_err(),
+            format!(
+                "conflict: unable to remove repository reference \"a\" (must force) - container \
+                 cccccccccccc is using its referenced image {short}"
+            )
+        );
+        let by_id = removed(&fixture, &short, RemoveOptions::default()).await;
+        assert_eq!(
+            by_id.unwrap_err(),
+            format!(
+                "conflict: unable to delete {short} (must be forced) - image is being used by \
+                 stopped container cccccccccccc"
+            )
+        );
+        users.lock().unwrap()[0].running = true;
+        let running = removed(&fixture, &image.id, FORCE).await;
+        assert_eq!(
+            running.unwrap_err(),
+            format!(
+                "conflict: unable to delete {short} (cannot be forced) - image is being used by \
+                 running container cccccccccccc"
+            )
+        );
+        // By name, force takes the name alone.
+        let by_name = removed(&fixture, "a", FORCE).await;
+        assert_eq!(by_name.unwrap(), ["untagged a:latest"]);
+        users.lock().unwrap()[0].running = false;
+        let forced = removed(&fixture, &image.id, FORCE).await;
+        // The layer stays as long as the container stands on it.
+        assert_eq!(forced.unwrap(), [format!("deleted {}", image.id)]);
+        assert!(fixture.images.0.layers.get(image.layers[0]).is_some());
+        fixture.snapshots.remove(&container).unwrap();
+        assert_eq!(fixture.images.collect().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn prune_takes_what_has_no_name_or_all_that_is_not_used() {
+        let fixture = Fixture::new();
+        fixture.import("a", "file").await;
+        let dangling = fixture.import("", "other").await;
+        let used = fixture.import("used", "used").await;
+        let used_id = used.id.clone();
+        fixture.images.set_users(Box::new(move |id| match id == used_id {
+            true => vec![ImageUser { container: "c".repeat(64), running: false }],
+            false => Vec::new(),
+        }));
+        let prune = async |filters: &str| {
+            let known = Images::PRUNE_FILTERS;
+            let filters = crate::api::filters::Filters::parse(Some(filters), &known).unwrap();
+            fixture.images.prune(filters).await.unwrap()
+        };
+        assert_eq!(prune(r#"{"until":["1h"]}"#).await.images_deleted, None);
+        let report = prune("{}").await;
+        assert_eq!(report.space_reclaimed, 5);
+        let items = report.images_deleted.unwrap();
+        assert_eq!(items[0], DeleteItem::deleted(dangling.id.clone()));
+        let report = prune(r#"{"dangling":["false"]}"#).await;
+        assert_eq!(report.images_deleted.unwrap()[0], DeleteItem::untagged("a:latest"));
+        assert!(fixture.images.get("used").is_ok());
+        assert_eq!(fixture.images.count(), 1);
+    }
 
     #[test]
     fn single_means_one_tag_and_one_repository() {

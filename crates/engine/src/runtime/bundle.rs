@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use serde::de::DeserializeOwned;
 
-use super::{filter, workload::Workload};
+use super::{filter, streams::Stdio, workload::Workload};
 use crate::{
     error::{Context, Error, Result},
     store::{self, Durability},
@@ -109,8 +109,11 @@ impl Bundle {
     ///
     /// # Errors
     /// A specification that is not a container's, or the disk's.
-    pub(crate) fn write(&self, layout: &Layout, spec: &Spec) -> Result<()> {
+    pub(crate) fn write(&self, layout: &Layout, spec: &Spec, stdio: Stdio) -> Result<()> {
         let mut spec = spec.clone();
+        if let Some(process) = spec.process_mut() {
+            choose_terminal(process, stdio);
+        }
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
         let group = spec
             .linux()
@@ -132,9 +135,10 @@ impl Bundle {
     }
 
     /// Writes all that `oci exec` reads.
-    pub(crate) fn write_exec(&self, exec: &str, process: &Process) -> Result<()> {
+    pub(crate) fn write_exec(&self, exec: &str, process: &Process, stdio: Stdio) -> Result<()> {
         let container: Workload = read(&self.workload())?;
         let mut process = process.clone();
+        choose_terminal(&mut process, stdio);
         let mut workload = Workload::split_off(&mut process);
         workload.filter = container.filter;
         store::write_json(&self.exec_process(exec), &process, Durability::Renamed)?;
@@ -157,6 +161,15 @@ impl Bundle {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context(|| format!("read {}", path.display())),
         }
+    }
+}
+
+/// The streams decide whether there is a terminal, and its size unless they leave it open.
+fn choose_terminal(process: &mut Process, stdio: Stdio) {
+    process.set_terminal(Some(stdio.terminal.is_some()));
+    if let Some((rows, columns)) = stdio.terminal.filter(|size| *size != (0, 0)) {
+        // Building it cannot fail: every field has a default.
+        process.set_console_size(BoxBuilder::default().height(rows).width(columns).build().ok());
     }
 }
 

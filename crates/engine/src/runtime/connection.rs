@@ -12,7 +12,8 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, FlockOperation, Mode, OFlags, flock},
+    io::Errno,
     net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 use tokio::{
@@ -25,7 +26,7 @@ use crate::{
     error::{Context, Error, Result},
     shim::{
         ROOT_OPTION,
-        protocol::{Exited, Reply, Request, SOCKET, VERSION, receive, send},
+        protocol::{Exited, LOCK, Reply, Request, SOCKET, VERSION, receive, send},
     },
 };
 
@@ -56,7 +57,6 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) key: String,
-    pub(super) process: Option<u32>,
     /// The helper is at work on it.
     pub(super) starting: bool,
     pub(super) exit: oneshot::Receiver<Exited>,
@@ -64,10 +64,9 @@ pub(super) struct Listed {
 }
 
 impl Connection {
-    /// Connects to the exec root's shim; starts one if none listens. Returns whether it was started.
-    /// [`Connection::run`] must run before anything is answered.
-    pub(super) async fn open(exec_root: &Path, program: &Path) -> Result<(Arc<Self>, bool)> {
-        let mut started = false;
+    /// Connects to the exec root's shim; starts one if none listens. [`Connection::run`] must run before
+    /// anything is answered.
+    pub(super) async fn open(exec_root: &Path, program: &Path) -> Result<Arc<Self>> {
         let what = || format!("connect to the shim of {}", exec_root.display());
         let socket = timeout(PATIENCE, async {
             loop {
@@ -81,7 +80,6 @@ impl Connection {
                     Err(error) => return Err(error).context(what),
                 }
                 start_shim(exec_root, program).await?;
-                started = true;
                 // Another shim may hold the lock and not listen yet, or not any more.
                 sleep(RETRY).await;
             }
@@ -90,7 +88,7 @@ impl Connection {
         .context(what)??;
         // SAFETY: it owns its one descriptor and keeps it until it is dropped.
         let socket = unsafe { AsyncFd::register(socket) }.context(what)?;
-        Ok((Arc::new(Self { socket, waiting: Mutex::default() }), started))
+        Ok(Arc::new(Self { socket, waiting: Mutex::default() }))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -136,7 +134,7 @@ impl Connection {
                 });
                 let _ = waiting.spawns.remove(&key).map(|waits| waits.send(result));
             }
-            Reply::Held { key, process, exit, starting } => {
+            Reply::Held { key, exit, starting, .. } => {
                 let (tell, hear) = oneshot::channel();
                 match exit {
                     Some(exit) => {
@@ -146,7 +144,7 @@ impl Connection {
                         waiting.exits.insert(key.clone(), tell);
                     }
                 }
-                let listed = Listed { key, process, starting, exit: hear, fds };
+                let listed = Listed { key, starting, exit: hear, fds };
                 let _ = waiting.list.as_ref().map(|list| list.send(listed));
             }
             Reply::Listed => waiting.list = None,
@@ -209,23 +207,32 @@ impl Connection {
         arguments: Vec<String>,
         child: &[BorrowedFd<'_>],
         held: &[BorrowedFd<'_>],
+        input: bool,
     ) -> Result<()> {
         let (tell, hear) = oneshot::channel();
         self.waiting().spawns.insert(key.to_owned(), tell);
-        let request = Request::Spawn { key: key.to_owned(), arguments, child_fds: child.len() };
+        let request = Request::Spawn { key: key.to_owned(), arguments, child_fds: child.len(), input };
         let fds: Vec<BorrowedFd<'_>> = child.iter().chain(held).copied().collect();
         self.request(&request, &fds).await?;
         hear.await.map_err(|_| gone())?
     }
 
-    /// Drops what is held under `key`. The message is small and the socket's buffer is not: it does not
-    /// wait, and what it cannot say the next release or engine says.
+    /// Drops what is held under `key`.
     pub(super) fn release(&self, key: &str) {
-        let request = Request::Release { key: key.to_owned() };
-        if let Err(error) = send(self.socket.get_ref(), &request, &[])
+        self.tell(&Request::Release { key: key.to_owned() });
+    }
+
+    /// Drops the input held under `key`.
+    pub(super) fn close_input(&self, key: &str) {
+        self.tell(&Request::CloseInput { key: key.to_owned() });
+    }
+
+    /// Sends what has no answer. The message is small and the socket's buffer is not, so it does not wait.
+    fn tell(&self, request: &Request) {
+        if let Err(error) = send(self.socket.get_ref(), request, &[])
             && !self.is_lost()
         {
-            tracing::warn!("the shim cannot be told to release {key}: {error}");
+            tracing::warn!("the shim cannot be told {request:?}: {error}");
         }
     }
 
@@ -249,6 +256,12 @@ fn gone() -> Error {
 
 fn silent() -> Error {
     Error::system("the shim does not answer")
+}
+
+/// Whether a shim of this exec root runs, also one that is not ours.
+pub(super) fn shim_lives(exec_root: &Path) -> bool {
+    let Ok(lock) = fs::File::open(exec_root.join(LOCK)) else { return false };
+    flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
 }
 
 /// Connects by way of a descriptor of the directory: a socket's path may have no more than 107 bytes.

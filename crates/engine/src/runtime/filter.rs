@@ -353,3 +353,112 @@ fn architecture(arch: Arch) -> ScmpArch {
         Arch::ScmpArchSheb => ScmpArch::Sheb,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::runtime::spec;
+
+    /// `AUDIT_ARCH_*`.
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn errno(number: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | number.unsigned_abs()
+    }
+
+    /// What the kernel would do: runs the instructions that filters are made of.
+    fn verdict(filter: &Filter, architecture: u32, number: u32, first: u64) -> u32 {
+        let mut data = vec![0_u8; 64];
+        data[0..4].copy_from_slice(&number.to_ne_bytes());
+        data[4..8].copy_from_slice(&architecture.to_ne_bytes());
+        data[16..24].copy_from_slice(&first.to_ne_bytes());
+        let (mut at, mut accumulator) = (0_usize, 0_u32);
+        loop {
+            let Instruction { code, jump_true, jump_false, operand } = filter.instructions[at];
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { jump_true } else { jump_false });
+            match u32::from(code) {
+                // ld [k]
+                0x20 => {
+                    let offset = usize::try_from(operand).unwrap();
+                    accumulator = u32::from_ne_bytes(data[offset..offset + 4].try_into().unwrap());
+                }
+                // ret k
+                0x06 => return operand,
+                // ja, jeq, jgt, jge, jset
+                0x05 => at += usize::try_from(operand).unwrap(),
+                0x15 => at += jump(accumulator == operand),
+                0x25 => at += jump(accumulator > operand),
+                0x35 => at += jump(accumulator >= operand),
+                0x45 => at += jump(accumulator & operand != 0),
+                // and k
+                0x54 => accumulator &= operand,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn dockers_profile_does_what_it_says() {
+        let filter = compile(&spec::seccomp::default_profile(&[]).unwrap()).unwrap();
+        let on_64 = |number: libc::c_long, first| verdict(&filter, X86_64, u32::try_from(number).unwrap(), first);
+        assert_eq!(on_64(libc::SYS_openat, 0), ALLOW);
+        assert_eq!(on_64(libc::SYS_mount, 0), errno(libc::EPERM));
+        assert_eq!(on_64(libc::SYS_keyctl, 0), errno(libc::EPERM));
+        assert_eq!(on_64(libc::SYS_clone3, 0), errno(libc::ENOSYS));
+        // Threads and processes, but no namespaces.
+        assert_eq!(on_64(libc::SYS_clone, 0x3d_0f00), ALLOW);
+        assert_eq!(on_64(libc::SYS_clone, 0x1000_0000), errno(libc::EPERM));
+        assert_eq!(on_64(libc::SYS_personality, 0x20000), ALLOW);
+        assert_eq!(on_64(libc::SYS_personality, 0x4000_0000), errno(libc::EPERM));
+        assert_eq!(on_64(libc::SYS_socket, 2), ALLOW);
+        assert_eq!(on_64(libc::SYS_socket, 40), errno(libc::EPERM));
+        // A system call of tomorrow, and programs of 32 bits.
+        assert_eq!(on_64(1000, 0), errno(libc::ENOSYS));
+        assert_eq!(verdict(&filter, I386, 5, 0), ALLOW);
+        assert_eq!(verdict(&filter, I386, 21, 0), errno(libc::EPERM));
+        assert_eq!(verdict(&filter, I386, 1000, 0), errno(libc::ENOSYS));
+        // An architecture that the profile does not name.
+        assert_ne!(verdict(&filter, 0x1234, 1, 0), ALLOW);
+
+        let admin = compile(&spec::seccomp::default_profile(&["CAP_SYS_ADMIN"]).unwrap()).unwrap();
+        for call in [libc::SYS_mount, libc::SYS_clone3, libc::SYS_unshare] {
+            assert_eq!(verdict(&admin, X86_64, u32::try_from(call).unwrap(), 0), ALLOW, "{call}");
+        }
+    }
+
+    #[test]
+    fn a_stored_profile_is_compiled_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let profile: LinuxSeccomp = serde_json::from_value(json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+            "syscalls": [{"names": ["chmod", "nosuch"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5}],
+        }))
+        .unwrap();
+        let name = store(directory.path(), &profile).unwrap();
+        assert_eq!(name, store(directory.path(), &profile).unwrap());
+        let first = load(directory.path(), &name).unwrap();
+        assert_eq!(first.flags, 2);
+        fs::remove_file(profile_path(directory.path(), &name)).unwrap();
+        assert_eq!(load(directory.path(), &name).unwrap(), first);
+        // A damaged program is not loaded.
+        fs::write(directory.path().join(format!("{name}.bpf")), [0; 7]).unwrap();
+        assert!(load(directory.path(), &name).is_err());
+    }
+
+    #[test]
+    fn a_profile_that_needs_a_supervisor_is_refused() {
+        let profile: LinuxSeccomp = serde_json::from_value(json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_NOTIFY"}],
+        }))
+        .unwrap();
+        assert_eq!(compile(&profile).unwrap_err().kind(), crate::error::Kind::NotImplemented);
+    }
+}

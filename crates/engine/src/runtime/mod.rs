@@ -13,6 +13,7 @@ mod failure;
 mod filter;
 /// Paths inside a container's root file system.
 mod in_root;
+mod input;
 /// What runs as `/sbin/docker-init` in a container started with `--init`.
 pub mod init;
 /// The helper that makes containers and execs.
@@ -55,6 +56,11 @@ use crate::{
 
 /// How long a start that an engine's death interrupted may take to come to its end.
 const INTERRUPTED_START: Duration = Duration::from_secs(10);
+/// How often, and how long apart, the shim is asked to end, and whether it has ended.
+const LAST_ATTEMPTS: usize = 20;
+const LAST_PAUSE: Duration = Duration::from_millis(10);
+/// How many shims may end under our hands.
+const CONNECT_ATTEMPTS: usize = 5;
 /// The longest name of a container or an exec; it becomes a file name.
 const MAX_NAME: usize = 128;
 
@@ -140,8 +146,7 @@ impl Runtime {
         let layout = Layout::new(exec_root);
         layout.create()?;
         let cgroups = Cgroups::detect().context(|| "look at the control groups".to_owned())?;
-        let (connection, started) = Connection::open(exec_root, program).await?;
-        let hearing = hear(&connection, &layout, &cgroups);
+        let (connection, hearing) = establish(&layout, program, &cgroups).await?;
         let runtime = Self(Arc::new(Inner {
             layout,
             program: program.to_owned(),
@@ -151,7 +156,6 @@ impl Runtime {
             hearing: Mutex::new(hearing),
             targets: Mutex::default(),
         }));
-        connection.greet().await?;
         let mut held = Vec::new();
         for listed in connection.list().await? {
             let key = listed.key.clone();
@@ -162,9 +166,6 @@ impl Runtime {
                     connection.release(&key);
                 }
             }
-        }
-        if started {
-            tracing::debug!("started a shim");
         }
         for id in runtime.0.layout.containers()? {
             if !held.iter().any(|process| process.id == id && process.exec.is_none()) {
@@ -186,7 +187,11 @@ impl Runtime {
             Some((id, exec)) => (id.to_owned(), Some(exec.to_owned())),
             None => (listed.key.clone(), None),
         };
-        let streams = Streams::from_held(listed.fds, made.terminal);
+        let mut streams = Streams::from_held(listed.fds, made.terminal);
+        streams.stdin = streams
+            .stdin
+            .map(|stdin| input::forward(&self.current(), &listed.key, stdin))
+            .transpose()?;
         let pid = made.target.pid;
         self.targets().insert(listed.key, Arc::new(made.target));
         Ok(Held { id, exec, pid, streams, exit: ExitWatch(reported.exit) })
@@ -204,7 +209,7 @@ impl Runtime {
     pub async fn start(&self, id: &str, spec: &Spec, stdio: Stdio) -> Result<Running> {
         check_name(id)?;
         let (layout, bundle, spec) = (self.0.layout.clone(), self.0.layout.bundle(id), spec.clone());
-        let written = blocking(move || bundle.write(&layout, &spec)).await;
+        let written = blocking(move || bundle.write(&layout, &spec, stdio)).await;
         let arguments = ["oci", "create", id].map(str::to_owned).to_vec();
         let started = match written {
             Ok(()) => self.launch(Start::Container, id, arguments, stdio).await,
@@ -231,7 +236,7 @@ impl Runtime {
             (self.0.layout.bundle(id), process.clone(), exec_id.to_owned());
         let written = {
             let bundle = bundle.clone();
-            blocking(move || bundle.write_exec(&name, &process)).await
+            blocking(move || bundle.write_exec(&name, &process, stdio)).await
         };
         let arguments = ["oci", "exec", id, exec_id].map(str::to_owned).to_vec();
         let started = match written {
@@ -262,7 +267,7 @@ impl Runtime {
         let child = [&input, &output, &error, &theirs].map(AsFd::as_fd);
         let mut held = streams.to_hold();
         held.push(report.as_fd());
-        let launched = match connection.spawn(key, arguments, &child, &held).await {
+        let launched = match connection.spawn(key, arguments, &child, &held, streams.stdin.is_some()).await {
             Ok(()) => {
                 drop((input, output, error, theirs));
                 // The helper is a child of the shim, which tells if it ends without a word.
@@ -280,6 +285,8 @@ impl Runtime {
             }
         };
         streams.terminal = made.terminal;
+        streams.stdin =
+            streams.stdin.map(|stdin| input::forward(&connection, key, stdin)).transpose()?;
         let pid = made.target.pid;
         self.targets().insert(key.to_owned(), Arc::new(made.target));
         Ok(Running { pid, streams, exit: ExitWatch(exit) })
@@ -292,10 +299,9 @@ impl Runtime {
         if !current.is_lost() {
             return Ok(current);
         }
-        let (connection, _) = Connection::open(self.0.layout.root(), &self.0.program).await?;
-        let hearing = hear(&connection, &self.0.layout, &self.0.cgroups);
+        let (connection, hearing) =
+            establish(&self.0.layout, &self.0.program, &self.0.cgroups).await?;
         *self.0.hearing.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
-        connection.greet().await?;
         connection.list().await?;
         tracing::warn!("the shim was gone: another one is connected");
         *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection.clone();
@@ -413,13 +419,42 @@ impl Runtime {
 
     /// Ends the shim, unless processes live: then it stays with them.
     pub async fn shutdown(&self) -> Result<()> {
-        self.current().quit().await
+        let connection = self.current();
+        // A helper that has just reported may still be on its way out.
+        for _ in 0..LAST_ATTEMPTS {
+            connection.quit().await?;
+            if connection.is_lost() {
+                return Ok(());
+            }
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
+        tracing::info!("the shim stays with the processes that it holds");
+        Ok(())
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.hearing.get_mut().unwrap_or_else(PoisonError::into_inner).abort();
+    }
+}
+
+/// Connects to the shim of the exec root, one that has been started for it if need be.
+async fn establish(
+    layout: &Layout,
+    program: &Path,
+    cgroups: &Cgroups,
+) -> Result<(Arc<Connection>, AbortHandle)> {
+    let mut attempts = CONNECT_ATTEMPTS;
+    loop {
+        let connection = Connection::open(layout.root(), program).await?;
+        let hearing = hear(&connection, layout, cgroups);
+        match connection.greet().await {
+            Ok(()) => return Ok((connection, hearing)),
+            // One that was about to end took the connection with it.
+            Err(_) if connection.is_lost() && attempts > 0 => attempts -= 1,
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -430,6 +465,11 @@ fn hear(connection: &Arc<Connection>, layout: &Layout, cgroups: &Cgroups) -> Abo
     let task = tokio::spawn(async move {
         let orphans = connection.run().await;
         if orphans.is_empty() {
+            return;
+        }
+        if shim_stays(&layout).await {
+            // Whoever has the shim now has its processes as well.
+            tracing::error!("another engine uses {}", layout.root().display());
             return;
         }
         tracing::error!("the shim has ended: {} processes are killed", orphans.len());
@@ -450,6 +490,18 @@ fn hear(connection: &Arc<Connection>, layout: &Layout, cgroups: &Cgroups) -> Abo
         }
     });
     task.abort_handle()
+}
+
+/// Whether the shim that has left us is alive all the same: a process that ends closes its sockets before
+/// its lock.
+async fn shim_stays(layout: &Layout) -> bool {
+    for _ in 0..LAST_ATTEMPTS {
+        if !connection::shim_lives(layout.root()) {
+            return false;
+        }
+        tokio::time::sleep(LAST_PAUSE).await;
+    }
+    true
 }
 
 /// A report that has come, and the watch of its process.

@@ -22,6 +22,7 @@ pub struct Stdio {
 /// The other ends of a process's standard streams. They do not block.
 #[derive(Debug, Default)]
 pub struct Streams {
+    /// The process reads the end of its input when this is dropped.
     pub stdin: Option<OwnedFd>,
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,

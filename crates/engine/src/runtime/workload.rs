@@ -20,6 +20,8 @@ pub(crate) struct Workload {
     /// `NAME=value`, in order.
     pub(crate) environment: Vec<String>,
     pub(crate) directory: PathBuf,
+    /// Makes the directory if it is missing: for containers, not for execs.
+    pub(crate) makes_directory: bool,
     pub(crate) uid: u32,
     pub(crate) capabilities: CapabilityMasks,
     pub(crate) limits: Vec<Limit>,
@@ -92,6 +94,7 @@ impl Workload {
             arguments: process.args().clone().unwrap_or_default(),
             environment: process.env().clone().unwrap_or_default(),
             directory: process.cwd().clone(),
+            makes_directory: false,
             uid: process.user().uid(),
             capabilities: CapabilityMasks::of(process.capabilities().as_ref()),
             limits: limits
@@ -120,6 +123,7 @@ impl Workload {
     pub(crate) fn split_off_container(spec: &mut Spec) -> Option<Self> {
         let mut process = spec.process().clone()?;
         let mut workload = Self::split_off(&mut process);
+        workload.makes_directory = true;
         spec.set_process(Some(process));
         let points: Vec<PathBuf> =
             spec.mounts().iter().flatten().map(|mount| mount.destination().clone()).collect();

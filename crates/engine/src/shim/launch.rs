@@ -101,12 +101,19 @@ impl Program {
 /// # Safety
 /// Between fork and exec, or in a process with no signal handlers that matter.
 pub(crate) unsafe fn reset_signals() {
-    // SAFETY: system calls on local values; the numbers that are no signals are refused.
+    // The kernel's `struct sigaction`, with SIG_DFL as its handler. The C library's function refuses the
+    // two signals that it uses itself.
+    let default = [0_u64; 4];
+    // SAFETY: system calls on local values; those signals that cannot be set are refused.
     unsafe {
         for signal in 1..=64 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
         }
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut none);

@@ -62,6 +62,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn start(root: &Path) -> io::Result<ExitCode> {
+    // Whatever the engine has open, or had when it was started, is not ours to keep open.
+    // SAFETY: nothing is open yet that this process uses.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)

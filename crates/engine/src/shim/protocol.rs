@@ -40,11 +40,18 @@ pub enum Request {
     },
     /// Runs this program again with `arguments`. The first `child_fds` descriptors become 0, 1, 2 … of
     /// the helper; the others are held under `key`, the last of them being the end of the socket on
-    /// which the helper reports (see [`Report`]) the process that it makes.
+    /// which the helper reports (see [`Report`]) the process that it makes. With `input`, the first one
+    /// held is the process's input.
     Spawn {
         key: String,
         arguments: Vec<String>,
         child_fds: usize,
+        input: bool,
+    },
+    /// Drops the input held under `key`: once the engine has closed it as well, the process reads its
+    /// end.
+    CloseInput {
+        key: String,
     },
     /// Asks for all that is held. From then on exits are told.
     List,

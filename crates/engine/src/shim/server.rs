@@ -12,7 +12,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, SocketFlags, accept_with, sockopt::socket_peercred},
-    process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, waitid, waitpid},
+    process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid},
 };
 
 use super::{
@@ -111,7 +111,7 @@ impl Server {
     fn reap(&mut self) {
         let mut drained = [0; 1024];
         while rustix::io::read(&self.children, &mut drained).is_ok_and(|read| read > 0) {}
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             self.table.ended(pid, exit_code(status));
         }
     }
@@ -162,9 +162,13 @@ impl Server {
                 reason: format!("this shim speaks version {VERSION}, not {version}"),
             }),
             _ if !engine.greeted => Some(Reply::Refused { reason: "no greeting".to_owned() }),
-            Request::Spawn { key, arguments, child_fds } => {
-                let error = self.spawn(&key, &arguments, fds, child_fds).err();
+            Request::Spawn { key, arguments, child_fds, input } => {
+                let error = self.spawn(&key, &arguments, fds, child_fds, input).err();
                 Some(Reply::Spawned { key, error })
+            }
+            Request::CloseInput { key } => {
+                self.table.close_input(&key);
+                None
             }
             Request::List => {
                 engine.informed = true;
@@ -194,16 +198,18 @@ impl Server {
         arguments: &[String],
         mut fds: Vec<OwnedFd>,
         child_fds: usize,
+        input: bool,
     ) -> Result<(), String> {
         if let Some(objection) = self.table.objection(key) {
             return Err(objection.to_owned());
         }
-        if child_fds >= fds.len() || fds.len() > MAX_FDS {
+        let needed = child_fds.saturating_add(if input { 2 } else { 1 });
+        if fds.len() < needed || fds.len() > MAX_FDS {
             return Err("no descriptor to hold".to_owned());
         }
         let held = fds.split_off(child_fds);
         let helper = self.program.start(arguments, &fds).map_err(|error| error.to_string())?;
-        self.table.insert(key.to_owned(), helper, held);
+        self.table.insert(key.to_owned(), helper, held, input);
         Ok(())
     }
 

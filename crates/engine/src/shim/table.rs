@@ -25,6 +25,8 @@ struct Entry {
     told: bool,
     /// The engine wants to hear no more of it than its exit.
     released: bool,
+    /// Whether the first of `held` is the process's input.
+    input: bool,
     /// The last is the socket of the report, which stays unread in it: an engine that dies half way
     /// leaves it to the next.
     held: Vec<OwnedFd>,
@@ -72,10 +74,27 @@ impl Table {
         }
     }
 
-    pub(super) fn insert(&mut self, key: String, helper: Pid, held: Vec<OwnedFd>) {
-        let entry =
-            Entry { helper: Some(helper), process: None, exit: None, told: false, released: false, held };
+    pub(super) fn insert(&mut self, key: String, helper: Pid, held: Vec<OwnedFd>, input: bool) {
+        let entry = Entry {
+            helper: Some(helper),
+            process: None,
+            exit: None,
+            told: false,
+            released: false,
+            input,
+            held,
+        };
         self.0.insert(key, entry);
+    }
+
+    /// Drops the input held under `key`.
+    pub(super) fn close_input(&mut self, key: &str) {
+        if let Some(entry) = self.0.get_mut(key)
+            && std::mem::take(&mut entry.input)
+            && !entry.held.is_empty()
+        {
+            entry.held.remove(0);
+        }
     }
 
     /// Drops the descriptors held under `key`, and the entry itself once it is over.
@@ -183,7 +202,7 @@ mod tests {
     fn an_exit_is_kept_when_the_process_ends_before_its_helper_is_seen_to() {
         let mut table = Table::default();
         let (ours, theirs) = report_sockets();
-        table.insert("c".into(), pid(10), vec![ours]);
+        table.insert("c".into(), pid(10), vec![ours], false);
         send(&theirs, &Report::Pid(11), &[]).unwrap();
         table.ended(pid(11), 3);
         table.ended(pid(10), 0);
@@ -201,7 +220,7 @@ mod tests {
     fn a_helper_that_reported_nothing_leaves_nothing_alive() {
         let mut table = Table::default();
         let (ours, theirs) = report_sockets();
-        table.insert("c".into(), pid(10), vec![ours]);
+        table.insert("c".into(), pid(10), vec![ours], false);
         send(&theirs, &Report::Error("no".into()), &[]).unwrap();
         assert!(table.lives());
         table.ended(pid(10), 1);
@@ -215,7 +234,7 @@ mod tests {
     fn a_released_process_is_forgotten_when_its_exit_is_told() {
         let mut table = Table::default();
         let (ours, theirs) = report_sockets();
-        table.insert("c/e".into(), pid(10), vec![ours]);
+        table.insert("c/e".into(), pid(10), vec![ours], false);
         send(&theirs, &Report::Pid(11), &[]).unwrap();
         table.release("c/e");
         table.ended(pid(10), 0);
@@ -228,10 +247,22 @@ mod tests {
     }
 
     #[test]
+    fn input_is_closed_once() {
+        let mut table = Table::default();
+        let (ours, _theirs) = report_sockets();
+        let (input, output) = rustix::pipe::pipe().unwrap();
+        table.insert("c".into(), pid(10), vec![output, ours], true);
+        table.close_input("c");
+        assert_eq!(rustix::io::read(&input, &mut [0]).unwrap(), 0);
+        table.close_input("c");
+        assert_eq!(table.after(None).unwrap().1.len(), 1);
+    }
+
+    #[test]
     fn names_are_unique_and_short() {
         let mut table = Table::default();
         assert_eq!(table.objection("c"), None);
-        table.insert("c".into(), pid(1), Vec::new());
+        table.insert("c".into(), pid(1), Vec::new(), false);
         assert!(table.objection("c").is_some());
         assert!(table.objection(&"x".repeat(MAX_KEY + 1)).is_some());
         assert!(table.objection("").is_some());

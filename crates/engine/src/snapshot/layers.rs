@@ -498,3 +498,139 @@ fn top_first(layers: Vec<Arc<Layer>>) -> Vec<Arc<Layer>> {
     ordered.sort_by_key(|(depth, layer)| (std::cmp::Reverse(*depth), layer.id));
     ordered.into_iter().map(|(_, layer)| layer).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::testing::{Archive, gzip};
+
+    fn blob(bytes: &[u8]) -> Blob {
+        Blob { media_type: "layer".to_owned(), digest: Digest::of(bytes), size: bytes.len() as u64 }
+    }
+
+    fn plain(path: &str) -> Vec<u8> {
+        Archive::default().file(path, b"content").finish()
+    }
+
+    fn new(archive: &[u8], below: &[LayerId]) -> NewLayer {
+        NewLayer { below: below.to_vec(), diff_id: Digest::of(archive), blob: blob(archive) }
+    }
+
+    fn left_in(root: &Path) -> Vec<String> {
+        let mut left: Vec<String> = fs::read_dir(root.join("layers"))
+            .unwrap()
+            .chain(fs::read_dir(root.join("layers/.tmp")).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".tmp")
+            .collect();
+        left.sort();
+        left
+    }
+
+    #[test]
+    fn chain_ids_are_the_specifications() {
+        let [one, two] = [Digest::of(b"1"), Digest::of(b"2")];
+        let chain = LayerId::chain(&[one, two]);
+        assert_eq!(chain[0].to_string(), one.to_string());
+        let second = Digest::of(format!("{one} {two}").as_bytes());
+        assert_eq!(chain[1].to_string(), second.to_string());
+    }
+
+    #[test]
+    fn a_layer_is_unpacked_once_and_found_again() {
+        let root = tempfile::tempdir().unwrap();
+        let archive = plain("a");
+        let packed = gzip(&archive);
+        let new = NewLayer { below: Vec::new(), diff_id: Digest::of(&archive), blob: blob(&packed) };
+        let layers = Layers::open(root.path()).unwrap();
+        let _hold = layers.hold(&[new.id()]);
+        let layer = layers.unpack(&new, &packed[..]).unwrap();
+        assert_eq!(layer.size, 7);
+        // The second time nothing is read.
+        assert_eq!(layers.unpack(&new, &b"nonsense"[..]).unwrap(), layer);
+        let again = Layers::open(root.path()).unwrap();
+        assert_eq!(again.get(layer.id), Some(layer.clone()));
+        assert_eq!(fs::read(again.path(layer.id).join("a")).unwrap(), b"content");
+    }
+
+    #[test]
+    fn several_at_once_share_the_work() {
+        let root = tempfile::tempdir().unwrap();
+        let layers = Layers::open(root.path()).unwrap();
+        let archive = plain("a");
+        let new = new(&archive, &[]);
+        let _hold = layers.hold(&[new.id()]);
+        std::thread::scope(|scope| {
+            let unpack = || layers.unpack(&new, &archive[..]).unwrap();
+            let handles: Vec<_> = (0..8).map(|_| scope.spawn(unpack)).collect();
+            for handle in handles {
+                assert_eq!(handle.join().unwrap().id, new.id());
+            }
+        });
+        assert_eq!(left_in(root.path()), [new.id().hex()]);
+    }
+
+    #[test]
+    fn another_archive_than_promised_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let layers = Layers::open(root.path()).unwrap();
+        let (promised, given) = (plain("a"), plain("b"));
+        let packed = gzip(&given);
+        let wrong =
+            NewLayer { below: Vec::new(), diff_id: Digest::of(&promised), blob: blob(&packed) };
+        let error = layers.unpack(&wrong, &packed[..]).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidParameter);
+        assert!(error.to_string().starts_with("invalid diffID: expected"), "{error}");
+        let cut = layers.unpack(&new(&promised, &[]), &promised[..600]).unwrap_err();
+        assert_eq!(cut.to_string(), "unexpected EOF");
+        let packed = gzip(&promised);
+        let damaged = NewLayer { diff_id: Digest::of(&promised), ..wrong };
+        assert!(layers.unpack(&damaged, &packed[..packed.len() - 9]).is_err());
+        assert_eq!(left_in(root.path()), [""; 0]);
+    }
+
+    #[test]
+    fn only_what_nobody_needs_is_collected_topmost_first() {
+        let root = tempfile::tempdir().unwrap();
+        let layers = Layers::open(root.path()).unwrap();
+        let add = |path: &str, below: &[LayerId]| {
+            let archive = plain(path);
+            layers.unpack(&new(&archive, below), &archive[..]).unwrap().id
+        };
+        let bottom = add("bottom", &[]);
+        let top = add("top", &[bottom]);
+        let [live, held, owned] = [add("live", &[]), add("held", &[]), add("owned", &[])];
+        let hold = layers.hold(&[held]);
+        layers.own("container", &[owned]).unwrap();
+        let collected = layers.collect(&HashSet::from([live])).unwrap();
+        let ids: Vec<LayerId> = collected.iter().map(|layer| layer.id).collect();
+        assert_eq!(ids, [top, bottom]);
+        assert!(layers.own("other", &[bottom]).is_err());
+        drop(hold);
+        layers.disown("container");
+        assert_eq!(layers.collect(&HashSet::from([live])).unwrap().len(), 2);
+        assert_eq!(left_in(root.path()), [live.hex()]);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept_or_collected() {
+        let root = tempfile::tempdir().unwrap();
+        let archive = plain("a");
+        let id = {
+            let layers = Layers::open(root.path()).unwrap();
+            layers.unpack(&new(&archive, &[]), &archive[..]).unwrap().id
+        };
+        // Half unpacked, and torn by a power cut.
+        fs::create_dir_all(root.path().join("layers/.tmp/7/fs/deep")).unwrap();
+        fs::write(root.path().join("layers").join(id.hex()).join("layer.json"), "").unwrap();
+        let layers = Layers::open(root.path()).unwrap();
+        assert_eq!(left_in(root.path()), [id.hex()]);
+        assert_eq!(layers.get(id), None);
+        // It can be had again, and goes if nobody wants it.
+        layers.unpack(&new(&archive, &[]), &archive[..]).unwrap();
+        fs::write(root.path().join("layers").join(id.hex()).join("layer.json"), "{}").unwrap();
+        let layers = Layers::open(root.path()).unwrap();
+        layers.collect(&HashSet::new()).unwrap();
+        assert_eq!(left_in(root.path()), [""; 0]);
+    }
+}

@@ -18,6 +18,9 @@ mod keyed;
 mod layers;
 /// Containers' writable layers.
 mod overlay;
+/// Archives for tests.
+#[cfg(test)]
+pub(crate) mod testing;
 /// Removing and measuring trees that a container or an archive shaped.
 mod tree;
 /// Reading tar archives that may be hostile.

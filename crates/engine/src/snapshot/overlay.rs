@@ -403,3 +403,172 @@ fn names(directory: &Path) -> Result<Vec<String>> {
     };
     read().context(|| format!("read {}", directory.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+
+    use rustix::{
+        mount::{MountPropagationFlags, mount_change},
+        thread::{UnshareFlags, unshare_unsafe},
+    };
+
+    use super::*;
+    use crate::snapshot::{
+        Digest, NewLayer,
+        layers::Blob,
+        testing::{Archive, is_root},
+    };
+
+    /// Runs `test` on a thread with mounts of its own, which end with it.
+    fn with_own_mounts(name: &str, test: impl FnOnce() + Send + 'static) {
+        if !is_root(name) {
+            return;
+        }
+        let run = move || {
+            // SAFETY: the thread shares no state that a mount namespace of its own could surprise: it
+            // uses absolute paths only.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            mount_change("/", private).unwrap();
+            test();
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+
+    fn unpack(layers: &Layers, below: &[LayerId], archive: Archive) -> LayerId {
+        let archive = archive.finish();
+        let (diff_id, size) = (Digest::of(&archive), archive.len() as u64);
+        let blob = Blob { media_type: "layer".to_owned(), digest: diff_id, size };
+        let new = NewLayer { below: below.to_vec(), diff_id, blob };
+        layers.unpack(&new, &archive[..]).unwrap().id
+    }
+
+    fn open_all(root: &Path) -> (Layers, Snapshots) {
+        let layers = Layers::open(root).unwrap();
+        let snapshots = Snapshots::open(root, &root.join("exec"), layers.clone()).unwrap();
+        (layers, snapshots)
+    }
+
+    #[test]
+    fn a_container_sees_its_layers_merged() {
+        with_own_mounts("a_container_sees_its_layers_merged", || {
+            let root = tempfile::tempdir().unwrap();
+            let (layers, snapshots) = open_all(root.path());
+            let bottom = Archive::default()
+                .directory("./")
+                .file("etc/kept", b"kept")
+                .file("etc/gone", b"gone")
+                .file("dir/old", b"old");
+            let top = Archive::default()
+                .file("etc/.wh.gone", b"")
+                .directory("dir/")
+                .file("dir/.wh..wh..opq", b"")
+                .file("dir/new", b"new!");
+            let bottom = unpack(&layers, &[], bottom);
+            let top = unpack(&layers, &[bottom], top);
+            let name = |path: &Path| path.to_string_lossy().into_owned();
+            fs::set_permissions(layers.path(top), fs::Permissions::from_mode(0o711)).unwrap();
+            snapshots.create("c1", &[bottom, top]).unwrap();
+            let merged = snapshots.mount("c1").unwrap();
+            assert_eq!(snapshots.mount("c1").unwrap(), merged);
+            assert_eq!(fs::read_to_string(merged.join("etc/kept")).unwrap(), "kept");
+            assert!(!merged.join("etc/gone").exists());
+            let listed: Vec<_> =
+                fs::read_dir(merged.join("dir")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(listed, ["new"]);
+            assert_eq!(fs::metadata(&merged).unwrap().permissions().mode() & 0o7777, 0o711);
+            fs::write(merged.join("written"), "12345").unwrap();
+            fs::remove_file(merged.join("etc/kept")).unwrap();
+            assert!(snapshots.upper("c1").join("etc/kept").symlink_metadata().unwrap().file_type().is_char_device());
+            assert_eq!(snapshots.size("c1").unwrap(), (5, 5 + 11 + 4));
+            let data = snapshots.graph_driver("c1").data.unwrap();
+            assert_eq!(data["LowerDir"], format!("{}:{}", name(&layers.path(top)), name(&layers.path(bottom))));
+            assert_eq!(data["MergedDir"], name(&merged));
+            snapshots.unmount("c1").unwrap();
+            snapshots.unmount("c1").unwrap();
+            assert!(!merged.exists());
+            // What was written is there the next time.
+            let merged = snapshots.mount("c1").unwrap();
+            assert_eq!(fs::read_to_string(merged.join("written")).unwrap(), "12345");
+            snapshots.remove("c1").unwrap();
+            snapshots.remove("c1").unwrap();
+            assert!(snapshots.mount("c1").is_err());
+        });
+    }
+
+    #[test]
+    fn many_layers_and_none_can_be_mounted() {
+        with_own_mounts("many_layers_and_none_can_be_mounted", || {
+            let root = tempfile::tempdir().unwrap();
+            let (layers, snapshots) = open_all(root.path());
+            let mut chain = Vec::new();
+            for number in 0..130 {
+                let name = format!("layer{number}");
+                let id = unpack(&layers, &chain, Archive::default().file(&name, b""));
+                chain.push(id);
+            }
+            snapshots.create("many", &chain).unwrap();
+            let merged = snapshots.mount("many").unwrap();
+            assert_eq!(fs::read_dir(merged).unwrap().count(), 130);
+            snapshots.remove("many").unwrap();
+            // The same by the older system call, of which fewer fit.
+            let target = root.path().join("target");
+            fs::create_dir(&target).unwrap();
+            for directory in ["upper", "work"] {
+                fs::create_dir(root.path().join(directory)).unwrap();
+            }
+            let overlay = Overlay {
+                lower: chain.iter().map(|id| layers.path(*id)).collect(),
+                upper: root.path().join("upper"),
+                work: root.path().join("work"),
+            };
+            overlay.mount_at_once(&target).unwrap();
+            assert_eq!(fs::read_dir(&target).unwrap().count(), 130);
+            detach(&target).unwrap();
+            snapshots.create("none", &[]).unwrap();
+            let merged = snapshots.mount("none").unwrap();
+            fs::write(merged.join("first"), "").unwrap();
+            snapshots.remove("none").unwrap();
+        });
+    }
+
+    #[test]
+    fn an_engine_that_comes_back_takes_its_mounts_over() {
+        with_own_mounts("an_engine_that_comes_back_takes_its_mounts_over", || {
+            let root = tempfile::tempdir().unwrap();
+            let (layers, snapshots) = open_all(root.path());
+            let layer = unpack(&layers, &[], Archive::default().file("a", b"a"));
+            for id in ["kept", "lost"] {
+                snapshots.create(id, &[layer]).unwrap();
+                let merged = snapshots.mount(id).unwrap();
+                fs::write(merged.join("state"), id).unwrap();
+            }
+            drop((layers, snapshots));
+            // The second one was being removed when the engine was killed.
+            let fs_root = root.path().join("containers-fs");
+            fs::rename(fs_root.join("lost"), fs_root.join(".tmp/9")).unwrap();
+            let (layers, snapshots) = open_all(root.path());
+            assert_eq!(snapshots.ids(), ["kept"]);
+            let mounts = root.path().join("exec/rootfs");
+            assert!(is_mounted(&mounts.join("kept")).unwrap());
+            assert!(!mounts.join("lost").exists());
+            assert_eq!(fs::read_dir(fs_root.join(".tmp")).unwrap().count(), 0);
+            // The layer is known to be used.
+            assert_eq!(layers.collect(&std::collections::HashSet::new()).unwrap().len(), 0);
+            snapshots.remove("kept").unwrap();
+            assert_eq!(layers.collect(&std::collections::HashSet::new()).unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_snapshot_needs_its_layers() {
+        let root = tempfile::tempdir().unwrap();
+        let (_, snapshots) = open_all(root.path());
+        let missing = LayerId::new(None, Digest::of(b"missing"));
+        let error = snapshots.create("c1", &[missing]).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        snapshots.create("c1", &[]).unwrap();
+        assert_eq!(snapshots.create("c1", &[]).unwrap_err().kind(), Kind::Conflict);
+    }
+}

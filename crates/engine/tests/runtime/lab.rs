@@ -30,6 +30,8 @@ pub(crate) struct Lab {
     pub(crate) runtime: Runtime,
     pub(crate) machine: Machine,
     pub(crate) root: PathBuf,
+    /// The exec root.
+    pub(crate) run: PathBuf,
 }
 
 /// What is run.
@@ -74,17 +76,18 @@ impl Lab {
         Ok(())
     }
 
-    /// Connects to the lab's runtime.
-    pub(crate) async fn connect(root: &Path) -> Result<(Self, Vec<Held>)> {
+    /// Connects to the runtime with this exec root in the lab.
+    pub(crate) async fn connect(root: &Path, run: &Path) -> Result<(Self, Vec<Held>)> {
         let program = std::env::current_exe()?;
-        let (runtime, held) = Runtime::connect(&root.join("run"), &program).await?;
+        let (runtime, held) = Runtime::connect(run, &program).await?;
         let machine = Machine::read(runtime.cgroups())?;
-        Ok((Self { runtime, machine, root: root.to_owned() }, held))
+        Ok((Self { runtime, machine, root: root.to_owned(), run: run.to_owned() }, held))
     }
 
     /// Containers' control groups are below this one.
     pub(crate) fn cgroup_parent(&self) -> String {
-        format!("/coracle-test-{}", self.root.file_name().unwrap_or_default().to_string_lossy())
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("/test-{}-{}", name(&self.root), name(&self.run))
     }
 
     pub(crate) fn rootfs(&self) -> PathBuf {

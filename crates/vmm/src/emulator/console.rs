@@ -119,7 +119,10 @@ pub(crate) fn record(mut console: UnixStream, mut stderr: ChildStderr, mut log: 
                     break;
                 }
             }
-            (console_open && !sources[0].revents().is_empty(), stderr_open && !sources[1].revents().is_empty())
+            (
+                console_open && !sources[0].revents().is_empty(),
+                stderr_open && !sources[1].revents().is_empty(),
+            )
         };
         if console_ready {
             console_open = take(&mut console, |bytes| {

@@ -17,8 +17,9 @@ const TERMINATED: &str = "terminating on signal ";
 
 /// Finds an executable in `search`, which has the form of the environment's PATH.
 pub(crate) fn find(program: &str, search: Option<OsString>) -> Option<PathBuf> {
-    let is_executable =
-        |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+    let is_executable = |path: &Path| {
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
     std::env::split_paths(&search?).map(|directory| directory.join(program)).find(|path| is_executable(path))
 }
 

@@ -14,7 +14,7 @@ use crate::devices::virtio::QUEUE_SIZE;
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 pub(crate) const PACKAGE: &str = "qemu-system-x86";
 
-/// The I/O port that ends the machine: see [`POWER_OFF_EXIT_CODE`].
+/// The I/O port by which the guest switches the machine off.
 pub const POWER_OFF_PORT: u16 = 0xf4;
 
 /// The byte that a guest writes to [`POWER_OFF_PORT`] to switch the machine off.
@@ -69,11 +69,13 @@ impl Board<'_> {
         arguments.option("-smp", self.cpus.to_string());
         arguments.option("-m", format!("{}M", self.memory_mib));
         // Shared, so that the devices' process can map it.
-        arguments.option("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib));
+        arguments
+            .option("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", self.memory_mib));
         arguments.option("-display", "none");
         arguments.option("-monitor", "none");
         // A guest that breaks out of QEMU finds no fork, no exec and no way to more privileges.
-        arguments.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        arguments
+            .option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         arguments.option("-global", "virtio-mmio.force-legacy=false");
         arguments.option("-device", format!("isa-debug-exit,iobase={POWER_OFF_PORT:#x},iosize=4"));
         arguments.option("-chardev", format!("socket,id=console,fd={}", self.console.as_raw_fd()));
@@ -81,7 +83,10 @@ impl Board<'_> {
         // The guest meets the devices in the order given: the first is in the last slot.
         for (slot, (kind, socket)) in (0..self.devices.len()).rev().zip(&self.devices) {
             arguments.option("-chardev", format!("socket,id=device{slot},fd={}", socket.as_raw_fd()));
-            arguments.option("-device", format!("{},bus=virtio-mmio-bus.{slot},chardev=device{slot}", kind.driver()));
+            arguments.option(
+                "-device",
+                format!("{},bus=virtio-mmio-bus.{slot},chardev=device{slot}", kind.driver()),
+            );
         }
         arguments.option("-kernel", self.kernel);
         // First, so that the caller's choice wins. A reset by triple fault is the only one this board knows, and by
@@ -135,7 +140,10 @@ mod tests {
         };
         let devices = values("-device");
         assert_eq!(devices.len(), 5);
-        assert!(devices[2].starts_with("vhost-user-blk,") && devices[2].ends_with("virtio-mmio-bus.2,chardev=device2"));
+        assert!(
+            devices[2].starts_with("vhost-user-blk,")
+                && devices[2].ends_with("virtio-mmio-bus.2,chardev=device2")
+        );
         assert_eq!(devices[4], "vhost-user-rng,bus=virtio-mmio-bus.0,chardev=device0");
         assert_eq!(values("-chardev")[0], format!("socket,id=console,fd={number}"));
         assert_eq!(values("-append"), ["reboot=t panic=-1 tsc=reliable tsc_early_khz=2600000 root=/dev/vda"]);

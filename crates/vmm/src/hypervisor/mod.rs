@@ -42,7 +42,9 @@ impl fmt::Display for Choice {
 /// Why KVM cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvmUnusable {
-    #[error("/dev/kvm is missing although the CPU can virtualise: load the kernel module kvm_intel or kvm_amd")]
+    #[error(
+        "/dev/kvm is missing although the CPU can virtualise: load the kernel module kvm_intel or kvm_amd"
+    )]
     NoDevice,
     #[error("/dev/kvm is missing and the CPU has neither vmx nor svm")]
     NoDeviceNoCpuFlags,
@@ -61,7 +63,9 @@ pub enum KvmUnusable {
 pub enum ProbeError {
     #[error("KVM was asked for and cannot be used: {0}")]
     KvmUnusable(KvmUnusable),
-    #[error("KVM was asked for and is not built yet: this version runs CPUs in QEMU only (--accel auto or qemu)")]
+    #[error(
+        "KVM was asked for and is not built yet: this version runs CPUs in QEMU only (--accel auto or qemu)"
+    )]
     KvmNotBuilt,
 }
 

@@ -101,10 +101,8 @@ pub(crate) fn send(socket: BorrowedFd<'_>, buffer: &GuestBuffer<'_>) -> io::Resu
 
 /// Like [`send`], from memory of our own that lies in two pieces.
 pub(crate) fn send_bytes(socket: BorrowedFd<'_>, pieces: (&[u8], &[u8])) -> io::Result<usize> {
-    let mut array = [pieces.0, pieces.1].map(|piece| libc::iovec {
-        iov_base: piece.as_ptr().cast_mut().cast(),
-        iov_len: piece.len(),
-    });
+    let mut array = [pieces.0, pieces.1]
+        .map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
     // SAFETY: the iovecs describe two live slices, which the kernel only reads.
     unsafe { send_iovecs(socket, array.as_mut_ptr(), array.len()) }
 }
@@ -115,7 +113,8 @@ unsafe fn send_iovecs(socket: BorrowedFd<'_>, array: *mut libc::iovec, count: us
     let message = empty_message(array, count);
     loop {
         // SAFETY: the caller vouches for the iovecs; there is no address and no control buffer.
-        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        let sent =
+            unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
         match check(sent) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,

@@ -176,13 +176,13 @@ impl Containers {
             host_config.security_opt = None;
         }
         if !host_config.privileged {
-            let paths = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
-            if host_config.masked_paths.is_none() {
-                host_config.masked_paths = paths(runtime::spec::MASKED_PATHS);
-            }
-            if host_config.readonly_paths.is_none() {
-                host_config.readonly_paths = paths(runtime::spec::READONLY_PATHS);
-            }
+            let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
+            host_config.masked_paths.get_or_insert_with(|| {
+                let mut masked = paths(runtime::spec::MASKED_PATHS);
+                masked.extend(self.0.machine.masked.iter().cloned());
+                masked
+            });
+            host_config.readonly_paths.get_or_insert_with(|| paths(runtime::spec::READONLY_PATHS));
         }
         Ok(())
     }

@@ -243,7 +243,7 @@ fn expand_tag(tag: &str, value: impl Fn(&str) -> Option<String>) -> Result<Strin
         });
         let Some((field, after)) = field else {
             return Err(Error::not_implemented(format!(
-                "the log tag {tag:?}: only the fields of Docker's log tags are implemented"
+                "the log tag {tag:?}: templates beyond single fields are not implemented yet"
             )));
         };
         expanded.push_str(before);

@@ -103,7 +103,7 @@ impl Steps {
     fn run(&self) -> std::result::Result<std::convert::Infallible, Reason> {
         let workload = &self.workload;
         self.finish_mounts()?;
-        enter_directory(&workload.directory)?;
+        enter_directory(&workload.directory, workload.makes_directory)?;
         self.own_streams()?;
         self.limit()?;
         let environment = environment(workload);
@@ -235,14 +235,14 @@ fn flags(propagation: Propagation) -> MountPropagationFlags {
     if propagation.recursive { kind | MountPropagationFlags::REC } else { kind }
 }
 
-/// Goes to the working directory, made now if it is missing and can be: below a mount it could not be
-/// made before.
-fn enter_directory(path: &Path) -> std::result::Result<(), Reason> {
+/// Goes to the working directory. If `make`, it is made now if it is missing and can be: below a mount it
+/// could not be made before.
+fn enter_directory(path: &Path, make: bool) -> std::result::Result<(), Reason> {
     let what = || {
         because(format!("chdir to cwd ({:?}) set in config.json failed", path.display().to_string()))
     };
     match rustix::process::chdir(path) {
-        Err(Errno::NOENT) => {
+        Err(Errno::NOENT) if make => {
             let _ = make_directories_as_root(path);
             rustix::process::chdir(path).map_err(what())?;
         }

@@ -196,6 +196,10 @@ fn prepare_root(spec: &Spec, workload: &Workload) -> Result<()> {
             let (source, destination) = (source.display(), destination.display());
             format!("error mounting \"{source}\" to rootfs at \"{destination}\"")
         };
+        // The container's own control groups, which are made later.
+        if source.starts_with("/sys/fs/cgroup") {
+            continue;
+        }
         let source_is_directory = fs::metadata(source).map_err(failed(what()))?.is_dir();
         let target = root.file_type(destination).map_err(failed(what()))?;
         if target.is_some_and(|kind| (kind == FileType::Directory) != source_is_directory) {

@@ -10,7 +10,7 @@ pub mod mounts;
 /// The processes of `docker exec`.
 mod process;
 mod resources;
-mod seccomp;
+pub(crate) mod seccomp;
 mod seccomp_default;
 mod security;
 /// Users and groups by an image's own lists.

@@ -46,7 +46,12 @@ pub struct VirtQueue<'a> {
 
 impl<'a> VirtQueue<'a> {
     /// `queue` is `None` while the driver has not started it.
-    pub fn new(index: usize, queue: Option<&'a mut Queue>, memory: &'a GuestMemory, interrupt: &'a dyn Interrupt) -> Self {
+    pub fn new(
+        index: usize,
+        queue: Option<&'a mut Queue>,
+        memory: &'a GuestMemory,
+        interrupt: &'a dyn Interrupt,
+    ) -> Self {
         VirtQueue { index, queue, memory, interrupt, used: false }
     }
 
@@ -62,7 +67,8 @@ impl<'a> VirtQueue<'a> {
         let Some(queue) = self.queue.as_deref_mut() else {
             return Ok(None);
         };
-        let next = queue.iter(memory).map_err(|source| QueueError::Ring { queue: queue_index, source })?.next();
+        let next =
+            queue.iter(memory).map_err(|source| QueueError::Ring { queue: queue_index, source })?.next();
         let Some(descriptors) = next else {
             return Ok(None);
         };
@@ -80,9 +86,11 @@ impl<'a> VirtQueue<'a> {
                 return Err(QueueError::Chain { queue: queue_index, head });
             };
             let len = usize::try_from(descriptor.len()).unwrap_or(usize::MAX);
-            buffer
-                .push(memory, descriptor.addr(), len)
-                .map_err(|source| QueueError::Address { queue: queue_index, head, source })?;
+            buffer.push(memory, descriptor.addr(), len).map_err(|source| QueueError::Address {
+                queue: queue_index,
+                head,
+                source,
+            })?;
             complete = !descriptor.has_next();
         }
         if !complete {
@@ -218,6 +226,11 @@ pub(crate) mod testing {
             VirtQueue::new(index, Some(&mut self.queue), self.memory, &self.interrupts)
         }
 
+        /// Where descriptor table, available and used ring lie.
+        pub(crate) fn rings(&self) -> (u64, u64, u64) {
+            (self.descriptors, self.available, self.used)
+        }
+
         fn u16_at(&self, address: u64) -> u16 {
             self.memory.read_obj(GuestAddress(address)).unwrap()
         }
@@ -225,7 +238,8 @@ pub(crate) mod testing {
         /// Stores one descriptor as it is.
         pub(crate) fn raw_descriptor(&mut self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
             let bytes =
-                [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
+                [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()]
+                    .concat();
             self.write(self.descriptors + 16 * u64::from(index), &bytes);
         }
 
@@ -256,7 +270,8 @@ pub(crate) mod testing {
             let mut used = Vec::new();
             while self.seen_used != index {
                 let element = self.used + 4 + 8 * u64::from(self.seen_used % self.size);
-                let [id, len] = [element, element + 4].map(|at| self.memory.read_obj(GuestAddress(at)).unwrap());
+                let [id, len] =
+                    [element, element + 4].map(|at| self.memory.read_obj(GuestAddress(at)).unwrap());
                 used.push((id, len));
                 self.seen_used = self.seen_used.wrapping_add(1);
             }
@@ -317,7 +332,9 @@ mod tests {
     fn lying_chains_are_errors() {
         let memory = memory();
         // (flags, next, address) of descriptor 0: a loop onto itself, a successor outside the table, memory that is not there.
-        for (flags, next, address) in [(NEXT, 0, 0x10_0000), (NEXT, 99, 0x10_0000), (READ, 0, 0xdead_0000_0000)] {
+        for (flags, next, address) in
+            [(NEXT, 0, 0x10_0000), (NEXT, 99, 0x10_0000), (READ, 0, 0xdead_0000_0000)]
+        {
             let mut driver = Driver::new(&memory, 0x1000, 8);
             driver.raw_descriptor(0, address, 64, flags, next);
             driver.offer(0);

@@ -161,7 +161,8 @@ impl Image {
     }
 
     fn sector_range(&self, sector: u64, sectors: u64) -> Result<(u64, u64), ImageError> {
-        let len = sectors.checked_mul(SECTOR).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        let len =
+            sectors.checked_mul(SECTOR).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
         self.writable_range(sector, len)
     }
 }

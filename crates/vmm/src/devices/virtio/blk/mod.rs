@@ -4,12 +4,13 @@
 //! it, and survives a crash of the host only after a flush. A crash of this process or of the guest loses nothing that
 //! was written.
 //!
-//! * [`image`]: the file: exclusive, sparse, bounds-checked.
-//! * [`request`]: what a descriptor chain asks for.
+//! * `image`: the file: exclusive, sparse, bounds-checked.
+//! * `request`: what a descriptor chain asks for.
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -83,11 +84,7 @@ impl Blk {
     }
 
     /// Does what the request asks; returns how many bytes of `data` were filled.
-    fn execute(
-        &mut self,
-        readable: &GuestBuffer<'_>,
-        data: &GuestBuffer<'_>,
-    ) -> Result<usize, Unserved> {
+    fn execute(&mut self, readable: &GuestBuffer<'_>, data: &GuestBuffer<'_>) -> Result<usize, Unserved> {
         let Request { operation, sector } = Request::parse(readable)?;
         match operation {
             Operation::Read => {
@@ -163,7 +160,8 @@ impl VirtioDevice for Blk {
     }
 
     fn features(&self) -> u64 {
-        let mut bits = vec![VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH];
+        let mut bits =
+            vec![VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH];
         if self.image.read_only() {
             bits.push(VIRTIO_BLK_F_RO);
         } else {
@@ -285,9 +283,13 @@ mod tests {
         let mut on_disk = vec![0; 1024];
         bench.file.read_exact_at(&mut on_disk, 3 * 512).unwrap();
         assert_eq!(on_disk, pattern);
-        let status = bench.request(VIRTIO_BLK_T_IN, 3, &[(DATA + 4096, 1000, WRITE), (DATA + 8192, 24, WRITE)]);
+        let status =
+            bench.request(VIRTIO_BLK_T_IN, 3, &[(DATA + 4096, 1000, WRITE), (DATA + 8192, 24, WRITE)]);
         assert_eq!(status, (0, 1025));
-        assert_eq!([bench.driver.read(DATA + 4096, 1000), bench.driver.read(DATA + 8192, 24)].concat(), pattern);
+        assert_eq!(
+            [bench.driver.read(DATA + 4096, 1000), bench.driver.read(DATA + 8192, 24)].concat(),
+            pattern
+        );
         assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (0, 1));
     }
 
@@ -298,7 +300,9 @@ mod tests {
         let last = DISK_BYTES / 512 - 1;
         for (kind, flags) in [(VIRTIO_BLK_T_OUT, READ), (VIRTIO_BLK_T_IN, WRITE)] {
             assert_eq!(bench.request(kind, last, &[(DATA, 512, flags)]).0, 0);
-            for (sector, len) in [(last, 1024), (last + 1, 512), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 511)] {
+            for (sector, len) in
+                [(last, 1024), (last + 1, 512), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 511)]
+            {
                 assert_eq!(bench.request(kind, sector, &[(DATA, len, flags)]).0, 1, "{sector}+{len}");
             }
         }
@@ -330,7 +334,9 @@ mod tests {
         assert!(bench.file.metadata().unwrap().blocks() <= full - 1000);
         assert_eq!(bench.ranges(VIRTIO_BLK_T_WRITE_ZEROES, &[(600, 3, 0), (700, 8, 1)]), 0);
         let mut seen = [0; 512];
-        for (sector, value) in [(0, 0), (511, 0), (512, 9), (599, 9), (600, 0), (602, 0), (603, 9), (700, 0), (708, 9)] {
+        for (sector, value) in
+            [(0, 0), (511, 0), (512, 9), (599, 9), (600, 0), (602, 0), (603, 9), (700, 0), (708, 9)]
+        {
             bench.file.read_exact_at(&mut seen, sector * 512).unwrap();
             assert_eq!(seen, [value; 512], "sector {sector}");
         }

@@ -84,7 +84,9 @@ impl<'m> Request<'m> {
             VIRTIO_BLK_T_FLUSH => Operation::Flush,
             VIRTIO_BLK_T_GET_ID => Operation::GetId,
             VIRTIO_BLK_T_DISCARD => Operation::Discard { ranges: parse_ranges(kind, &payload, 0)? },
-            VIRTIO_BLK_T_WRITE_ZEROES => Operation::WriteZeroes { ranges: parse_ranges(kind, &payload, FLAG_UNMAP)? },
+            VIRTIO_BLK_T_WRITE_ZEROES => {
+                Operation::WriteZeroes { ranges: parse_ranges(kind, &payload, FLAG_UNMAP)? }
+            }
             kind => return Err(Unserved::Unsupported { kind }),
         };
         Ok(Request { operation, sector: u64::from_le_bytes(sector) })
@@ -93,7 +95,10 @@ impl<'m> Request<'m> {
 
 fn parse_ranges(kind: u32, payload: &GuestBuffer<'_>, known_flags: u32) -> Result<Vec<ZeroRange>, Unserved> {
     let count = payload.len() / RANGE_BYTES;
-    if count == 0 || !payload.len().is_multiple_of(RANGE_BYTES) || u32::try_from(count).is_ok_and(|n| n > MAX_RANGES) {
+    if count == 0
+        || !payload.len().is_multiple_of(RANGE_BYTES)
+        || u32::try_from(count).is_ok_and(|n| n > MAX_RANGES)
+    {
         return Err(Unserved::Malformed);
     }
     (0..count)

@@ -56,8 +56,10 @@ impl VirtioDevice for Rng {
                 let mut bytes = [0; 1024];
                 while written < wanted.len() {
                     let piece = &mut bytes[..(wanted.len() - written).min(1024)];
-                    sys::random_bytes(piece)
-                        .map_err(|source| DeviceError::Host { what: "the host gives no random bytes", source })?;
+                    sys::random_bytes(piece).map_err(|source| DeviceError::Host {
+                        what: "the host gives no random bytes",
+                        source,
+                    })?;
                     written += wanted.part(written, piece.len()).copy_from(piece);
                 }
                 queue.push_used(chain.head, u32::try_from(written).unwrap_or(u32::MAX))?;

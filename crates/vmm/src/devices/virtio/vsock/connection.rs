@@ -140,7 +140,11 @@ impl Connection {
     }
 
     /// The guest sent bytes.
-    pub(super) fn on_data(&mut self, packet: &GuestPacket<'_>, epoll: BorrowedFd<'_>) -> Result<(), Violation> {
+    pub(super) fn on_data(
+        &mut self,
+        packet: &GuestPacket<'_>,
+        epoll: BorrowedFd<'_>,
+    ) -> Result<(), Violation> {
         if self.phase != Phase::Open || self.closing.guest.send {
             return Err(Violation);
         }
@@ -269,7 +273,11 @@ impl Connection {
     }
 
     /// Says to the guest what is to be said, as far as buffers, credit and fairness allow.
-    pub(super) fn take_turn(&mut self, queue: &mut VirtQueue<'_>, epoll: BorrowedFd<'_>) -> Result<Turn, QueueError> {
+    pub(super) fn take_turn(
+        &mut self,
+        queue: &mut VirtQueue<'_>,
+        epoll: BorrowedFd<'_>,
+    ) -> Result<Turn, QueueError> {
         let mut said = 0_usize;
         while self.wants_turn() {
             // One that has said something lets the others go first, be it for fairness or for want of buffers.

@@ -156,7 +156,11 @@ mod tests {
 
     #[test]
     fn counters_wrap_around() {
-        let mut credit = Credit { sent: Wrapping(u32::MAX - 9), guest_forwarded: Wrapping(u32::MAX - 9), ..Credit::default() };
+        let mut credit = Credit {
+            sent: Wrapping(u32::MAX - 9),
+            guest_forwarded: Wrapping(u32::MAX - 9),
+            ..Credit::default()
+        };
         credit.learn(&header(100, u32::MAX - 9));
         credit.count_sent(30);
         assert_eq!(credit.guest_space(), 70);

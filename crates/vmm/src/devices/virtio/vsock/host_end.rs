@@ -51,7 +51,14 @@ impl HostEnd {
     pub(super) fn new(stream: OwnedFd, epoll: BorrowedFd<'_>, token: u64) -> io::Result<Self> {
         epoll::add(epoll, &stream, EventData::new_u64(token), WATCHED)?;
         // It may hold bytes already, or be closed: the first read finds out.
-        Ok(HostEnd { stream, token, readable: true, blocked: false, backlog: VecDeque::new(), writing_finished: false })
+        Ok(HostEnd {
+            stream,
+            token,
+            readable: true,
+            blocked: false,
+            backlog: VecDeque::new(),
+            writing_finished: false,
+        })
     }
 
     /// How many bytes wait to be read, 1 if that is not known. 0 bytes also means an end that waits to be read.
@@ -120,7 +127,12 @@ impl HostEnd {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
-                    epoll::modify(epoll, &self.stream, EventData::new_u64(self.token), WATCHED | EventFlags::OUT)?;
+                    epoll::modify(
+                        epoll,
+                        &self.stream,
+                        EventData::new_u64(self.token),
+                        WATCHED | EventFlags::OUT,
+                    )?;
                 }
                 Err(error) => return Err(error),
             }

@@ -5,12 +5,12 @@
 //! back-pressure, each side's half-close, resets.
 //!
 //! From the wire up:
-//! * [`packet`]: headers, and packets in guest memory.
-//! * [`csm`]: one connection's protocol state: phase, credit, which directions are closed.
-//! * [`host_end`]: one connection's socket on the host.
-//! * [`connection`]: the two together.
-//! * [`muxer`]: all connections, their events, and whose turn it is to send.
-//! * [`handle`]: how the rest of the host reaches the device.
+//! * `packet`: headers, and packets in guest memory.
+//! * `csm`: one connection's protocol state: phase, credit, which directions are closed.
+//! * `host_end`: one connection's socket on the host.
+//! * `connection`: the two together.
+//! * `muxer`: all connections, their events, and whose turn it is to send.
+//! * `handle`: how the rest of the host reaches the device.
 //!
 //! Bytes move between a socket and guest memory in one system call, without a copy of ours, except for small packets
 //! from the guest, which are gathered, and for what the host's end does not take at once: up to

@@ -17,12 +17,12 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use super::HOST_CID;
 use super::connection::{Connection, Turn, Violation};
 use super::csm::{BUFFER_BYTES, Phase};
 use super::handle::{Command, Mailbox, OnConnection, Outcome};
 use super::host_end::HostEnd;
 use super::packet::{GuestPacket, Header, Op, ReceiveBuffer, TYPE_STREAM};
-use super::HOST_CID;
 use crate::devices::virtio::{QueueError, VirtQueue};
 use crate::sys;
 
@@ -85,7 +85,8 @@ pub(super) struct Muxer {
 impl Muxer {
     pub(super) fn new(guest_cid: u64, limits: Limits, mailbox: Arc<Mailbox>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, mailbox.wake_fd(), EventData::new_u64(WAKE), EventFlags::IN)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         Ok(Muxer {
@@ -277,7 +278,12 @@ impl Muxer {
             Op::Request | Op::Reset | Op::CreditUpdate | Op::CreditRequest => Err(Violation),
         };
         if let Err(Violation) = result {
-            tracing::debug!(?op, host = header.target_port, guest = header.source_port, "the guest broke a connection");
+            tracing::debug!(
+                ?op,
+                host = header.target_port,
+                guest = header.source_port,
+                "the guest broke a connection"
+            );
             self.reset(id, io::ErrorKind::ConnectionReset);
             return;
         }
@@ -417,7 +423,8 @@ impl Muxer {
         self.timer_runs = false;
         let now = Instant::now();
         while let Some(&(deadline, id)) = self.deadlines.front() {
-            let owed = self.connections.get(&id).is_some_and(|connection| connection.phase == Phase::Connecting);
+            let owed =
+                self.connections.get(&id).is_some_and(|connection| connection.phase == Phase::Connecting);
             if owed && deadline > now {
                 self.run_timer();
                 return;

@@ -109,7 +109,10 @@ impl<'m> Guest<'m> {
         let [(request, _)] = packets[..] else {
             panic!("a request is expected, not {packets:?}");
         };
-        assert_eq!((request.op, request.target_port, request.buffer_bytes), (Some(Op::Request), PORT, BUFFER_BYTES));
+        assert_eq!(
+            (request.op, request.target_port, request.buffer_bytes),
+            (Some(Op::Request), PORT, BUFFER_BYTES)
+        );
         let header = Header { buffer_bytes, forwarded: 0, ..answer(&request, Op::Response) };
         self.send(header, &[]);
         assert_eq!(self.run(), []);
@@ -158,7 +161,11 @@ fn ops(packets: &[(Header, Vec<u8>)]) -> Vec<(Op, u32)> {
 }
 
 fn payload(packets: &[(Header, Vec<u8>)]) -> Vec<u8> {
-    packets.iter().filter(|(header, _)| header.op == Some(Op::Data)).flat_map(|(_, bytes)| bytes.clone()).collect()
+    packets
+        .iter()
+        .filter(|(header, _)| header.op == Some(Op::Data))
+        .flat_map(|(_, bytes)| bytes.clone())
+        .collect()
 }
 
 /// Bytes that differ from their neighbours 64 KiB away.
@@ -208,7 +215,10 @@ fn large_transfers_to_the_guest_fill_many_buffers_in_order() {
     let mut got = Vec::new();
     while got.len() < sent.len() {
         let packets = guest.run_after_event();
-        assert!(packets.iter().all(|(header, _)| header.op == Some(Op::Data) && header.len > 0 || header.op == Some(Op::Shutdown)));
+        assert!(
+            packets.iter().all(|(header, _)| header.op == Some(Op::Data) && header.len > 0
+                || header.op == Some(Op::Shutdown))
+        );
         got.extend(payload(&packets));
     }
     writer.join().unwrap().unwrap();
@@ -431,7 +441,8 @@ fn a_guest_reaches_listeners_and_nothing_else() {
     guest.send(request(5000, 1024), &[]);
     guest.send(request(5001, 1025), &[]);
     let answers = guest.run();
-    let mut answers: Vec<_> = answers.iter().map(|(header, _)| (header.target_port, header.op.unwrap())).collect();
+    let mut answers: Vec<_> =
+        answers.iter().map(|(header, _)| (header.target_port, header.op.unwrap())).collect();
     answers.sort_by_key(|(port, _)| *port);
     assert_eq!(answers, [(5000, Op::Response), (5001, Op::Reset)]);
     let mut stream = connections.try_recv().unwrap();
@@ -595,7 +606,15 @@ fn random_packets_never_break_the_device() {
     };
     let small = |value: u64| u32::try_from(value).unwrap();
     for round in 0..20_000 {
-        let ops = [Op::Request, Op::Response, Op::Reset, Op::Shutdown, Op::Data, Op::CreditUpdate, Op::CreditRequest];
+        let ops = [
+            Op::Request,
+            Op::Response,
+            Op::Reset,
+            Op::Shutdown,
+            Op::Data,
+            Op::CreditUpdate,
+            Op::CreditRequest,
+        ];
         let op = ops.get(usize::try_from(random(9)).unwrap()).copied();
         let header = Header {
             op,

@@ -1,0 +1,85 @@
+//! Measurements of a finished product, beside its peers in the same run: `cargo xtask bench [ROW…] [--json]`.
+
+/// Create, start, wait, remove, over the API.
+mod cycle;
+/// A machine that has nothing to do.
+mod idle;
+/// From `coracle start` until Docker answers.
+mod start;
+/// Figures and how they are printed.
+mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use tests::case::Skip;
+use tests::{engine, roles};
+
+use table::Figure;
+
+/// A row's name, what it measures, and how.
+type Row = (&'static str, &'static str, fn() -> Result<Vec<Figure>>);
+
+const ROWS: &[Row] = &[
+    ("cycle", "container cycle over the API, network none: ours natively, and dockerd", cycle::over_the_api),
+    ("run", "`docker run --rm busybox true`, network none, and `docker version`", cycle::through_the_client),
+    ("start", "`coracle start` until `docker version` answers, and the bare boot of the same kernel", start::run),
+    ("idle", "all host processes of a machine without containers, for 30 s", idle::host),
+    ("engine-memory", "the engine's memory in a machine and natively, and dockerd's", idle::engine_memory),
+];
+
+fn main() -> ExitCode {
+    roles::dispatch();
+    let (mut names, mut json) = (Vec::new(), false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--json" => json = true,
+            // Cargo says so to every benchmark.
+            "--bench" => {}
+            name => names.push(name.to_owned()),
+        }
+    }
+    match measure(&names, json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(names: &[String], json: bool) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| !ROWS.iter().any(|(row, ..)| row == name)) {
+        let known: Vec<&str> = ROWS.iter().map(|(name, ..)| *name).collect();
+        bail!("there is no row {unknown:?}; the rows are {}", known.join(", "));
+    }
+    let (mut figures, mut failed) = (Vec::new(), Vec::new());
+    for (name, what, run) in ROWS {
+        if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        complain(&format!("measuring {name}: {what} …"));
+        match run() {
+            Ok(row) => figures.extend(row),
+            Err(error) => {
+                let word = if error.downcast_ref::<Skip>().is_some() { "SKIP" } else { "failed" };
+                complain(&format!("{word}: {name}: {error:#}"));
+                failed.push(*name);
+            }
+        }
+    }
+    engine::end_shared();
+    let text = if json { table::json(&figures) } else { table::text(&figures) };
+    // Nowhere to say that standard output does not work.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Progress goes where it does not mix with the table.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
