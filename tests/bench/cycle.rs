@@ -74,7 +74,10 @@ pub(crate) fn through_the_client() -> Result<Vec<Figure>> {
     let engines = engines()?;
     let commands: [(&str, &[&str]); 2] = [
         ("docker version", &["version"]),
-        ("docker run --rm --network none busybox true", &["run", "--rm", "--network", "none", "busybox", "true"]),
+        (
+            "docker run --rm --network none busybox true",
+            &["run", "--rm", "--network", "none", "busybox", "true"],
+        ),
     ];
     let mut figures = Vec::new();
     for (name, arguments) in commands {

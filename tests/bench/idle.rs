@@ -30,11 +30,16 @@ pub(crate) fn host() -> Result<Vec<Figure>> {
     machine.ok(["stop"])?;
     // Ticks are hundredths of a second for every user of /proc: see proc(5) and sysconf(3), _SC_CLK_TCK.
     let percent = u32::try_from(after - before).map(f64::from)? / WATCH.as_secs_f64();
-    let figure = |name: &str, ours, limit| Figure { name: name.to_owned(), ours, peer: None, limit, samples: 1 };
+    let figure =
+        |name: &str, ours, limit| Figure { name: name.to_owned(), ours, peer: None, limit, samples: 1 };
     let percent = Value { number: percent, unit: "% of a core" };
     Ok(vec![
         figure("idle machine: processor time", percent, Some(Limit::Value(1.0))),
-        figure("idle machine: memory beyond the guest's", Value::memory(all - guest), Some(Limit::Value(150.0))),
+        figure(
+            "idle machine: memory beyond the guest's",
+            Value::memory(all - guest),
+            Some(Limit::Value(150.0)),
+        ),
         figure("idle machine: memory the guest has touched", Value::memory(guest), None),
     ])
 }
@@ -43,7 +48,9 @@ pub(crate) fn host() -> Result<Vec<Figure>> {
 fn ticks(namespace: &Namespace) -> Result<u64> {
     let mut sum = 0;
     for process in namespace.processes()? {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", process.pid.as_raw_nonzero())) else { continue };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", process.pid.as_raw_nonzero())) else {
+            continue;
+        };
         // The name, in brackets, may hold blanks. utime and stime are fields 14 and 15, proc(5).
         let fields = stat.rsplit_once(") ").context("an odd /proc/PID/stat")?.1;
         sum += fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();

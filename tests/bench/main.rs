@@ -24,7 +24,11 @@ type Row = (&'static str, &'static str, fn() -> Result<Vec<Figure>>);
 const ROWS: &[Row] = &[
     ("cycle", "container cycle over the API, network none: ours natively, and dockerd", cycle::over_the_api),
     ("run", "`docker run --rm busybox true`, network none, and `docker version`", cycle::through_the_client),
-    ("start", "`coracle start` until `docker version` answers, and the bare boot of the same kernel", start::run),
+    (
+        "start",
+        "`coracle start` until `docker version` answers, and the bare boot of the same kernel",
+        start::run,
+    ),
     ("idle", "all host processes of a machine without containers, for 30 s", idle::host),
     ("engine-memory", "the engine's memory in a machine and natively, and dockerd's", idle::engine_memory),
 ];

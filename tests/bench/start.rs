@@ -55,10 +55,12 @@ impl Emulator {
     /// Takes the arguments from a machine that runs: CPU, memory, accelerator, kernel and clock are then the same.
     fn of(machine: &Machine) -> Result<Self> {
         let pid = machine.namespace().process(machine.pid("emulator_pid")?)?.pid.as_raw_nonzero();
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).context("reading the emulator's arguments")?;
+        let line =
+            std::fs::read(format!("/proc/{pid}/cmdline")).context("reading the emulator's arguments")?;
         let line = String::from_utf8(line)?;
         let mut words = line.split_terminator('\0');
-        let program = std::fs::read_link(format!("/proc/{pid}/exe")).context("reading the emulator's path")?;
+        let program =
+            std::fs::read_link(format!("/proc/{pid}/exe")).context("reading the emulator's path")?;
         words.next();
         let mut arguments = Vec::new();
         let mut root = None;
@@ -87,9 +89,14 @@ impl Emulator {
     /// Boots the kernel to its first program; the time until the emulator has ended.
     fn boot(&self) -> Result<Duration> {
         let drive = format!("file={},format=raw,if=none,id=root,readonly=on", self.root.display());
-        let program = Program::new(&self.program)
-            .args(&self.arguments)
-            .args(["-serial", "none", "-drive", &drive, "-device", "virtio-blk-device,drive=root"]);
+        let program = Program::new(&self.program).args(&self.arguments).args([
+            "-serial",
+            "none",
+            "-drive",
+            &drive,
+            "-device",
+            "virtio-blk-device,drive=root",
+        ]);
         let begun = Instant::now();
         let ended = program.output()?;
         let time = begun.elapsed();

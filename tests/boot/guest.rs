@@ -29,10 +29,14 @@ fn in_guest(t: &Target, script: &str) -> anyhow::Result<String> {
 fn shell_of_the_machine_from_a_container(t: &Target) -> Outcome {
     let through = |script: &str| {
         let nsenter = ["nsenter", "-t", "1", "-m", "-u", "-n", "-i", "--", "sh", "-c", script];
-        t.ok([&["run", "--rm", "--privileged", "--pid=host", "--network", "host", "busybox"][..], &nsenter].concat())
+        t.ok([&["run", "--rm", "--privileged", "--pid=host", "--network", "host", "busybox"][..], &nsenter]
+            .concat())
     };
     ensure_eq!(through("echo $((6*7)); cat /proc/1/comm")?.lines().next(), Some("42"));
-    ensure_eq!(through("cat /proc/1/cmdline | tr '\\0' ' '")?, in_guest(t, "cat /proc/1/cmdline | tr '\\0' ' '")?);
+    ensure_eq!(
+        through("cat /proc/1/cmdline | tr '\\0' ' '")?,
+        in_guest(t, "cat /proc/1/cmdline | tr '\\0' ' '")?
+    );
     ensure_eq!(through("readlink /proc/self/ns/mnt")?, through("readlink /proc/1/ns/mnt")?);
     Ok(())
 }
@@ -43,7 +47,8 @@ fn file_systems(t: &Target) -> Outcome {
     ensure!(find("/").is_some_and(|line| line.contains(" erofs ro")), "{mounts}");
     ensure!(mounts.lines().any(|line| line.starts_with("/dev/vd") && line.contains(" ext4 rw")), "{mounts}");
     // As large as `--disk` said, less what the file system takes for itself.
-    let size = in_guest(t, "df -k $(awk '$3==\"ext4\" {print $2; exit}' /proc/mounts) | awk 'END {print $2}'")?;
+    let size =
+        in_guest(t, "df -k $(awk '$3==\"ext4\" {print $2; exit}' /proc/mounts) | awk 'END {print $2}'")?;
     let size: u64 = size.parse().with_context(|| format!("no size: {size:?}"))?;
     ensure!((7_000_000..8_400_000).contains(&size), "the data disk has {size} KiB");
     Ok(())
@@ -53,7 +58,10 @@ fn control_groups(t: &Target) -> Outcome {
     ensure_eq!(in_guest(t, "stat -f -c %t /sys/fs/cgroup")?, "63677270", "the magic number of cgroup v2");
     let controllers = in_guest(t, "cat /sys/fs/cgroup/cgroup.controllers")?;
     for wanted in ["cpu", "cpuset", "io", "memory", "pids"] {
-        ensure!(controllers.split(' ').any(|controller| controller == wanted), "no {wanted} in {controllers}");
+        ensure!(
+            controllers.split(' ').any(|controller| controller == wanted),
+            "no {wanted} in {controllers}"
+        );
     }
     ensure_eq!(t.ok(["info", "--format", "{{.CgroupVersion}}"])?, "2");
     Ok(())
@@ -61,7 +69,20 @@ fn control_groups(t: &Target) -> Outcome {
 
 fn limits_of_a_container(t: &Target) -> Outcome {
     let script = "cd /sys/fs/cgroup; cat memory.max pids.max cpu.max";
-    let limits = t.ok(["run", "--rm", "-m", "64m", "--pids-limit", "77", "--cpus", "0.5", "busybox", "sh", "-c", script])?;
+    let limits = t.ok([
+        "run",
+        "--rm",
+        "-m",
+        "64m",
+        "--pids-limit",
+        "77",
+        "--cpus",
+        "0.5",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])?;
     ensure_eq!(limits.lines().collect::<Vec<_>>(), ["67108864", "77", "50000 100000"]);
     let name = t.name("eater");
     let eat = "a=x; while :; do a=$a$a; done";
@@ -73,7 +94,10 @@ fn limits_of_a_container(t: &Target) -> Outcome {
 fn clock(t: &Target) -> Outcome {
     let guest: u64 = in_guest(t, "date +%s")?.parse()?;
     let host = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    ensure!(host.abs_diff(Duration::from_secs(guest)) < Duration::from_secs(5), "guest {guest}, host {host:?}");
+    ensure!(
+        host.abs_diff(Duration::from_secs(guest)) < Duration::from_secs(5),
+        "guest {guest}, host {host:?}"
+    );
     Ok(())
 }
 

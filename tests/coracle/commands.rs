@@ -41,7 +41,8 @@ fn status(t: &Target) -> Outcome {
 fn list(t: &Target) -> Outcome {
     let machine = t.machine()?;
     let list: Value = serde_json::from_str(&machine.ok(["list", "--json"])?)?;
-    let names: Vec<&str> = list.as_array().context("no list")?.iter().filter_map(|item| item["name"].as_str()).collect();
+    let names: Vec<&str> =
+        list.as_array().context("no list")?.iter().filter_map(|item| item["name"].as_str()).collect();
     ensure_eq!(names, ["default"]);
     let table = machine.ok(["list"])?;
     ensure!(table.lines().any(|line| line.starts_with("default") && line.contains("running")), "{table}");
@@ -54,7 +55,8 @@ fn shell_codes_and_streams(t: &Target) -> Outcome {
         machine.coracle(["shell", "--", "sh", "-c", &format!("exit {code}")]).output()?.expect_code(code)?;
     }
     machine.coracle(["shell", "--", "no-such-command"]).output()?.expect_code(127)?;
-    let run = machine.coracle(["shell", "--", "sh", "-c", "echo out; echo err >&2"]).output()?.expect_code(0)?;
+    let run =
+        machine.coracle(["shell", "--", "sh", "-c", "echo out; echo err >&2"]).output()?.expect_code(0)?;
     ensure_eq!((run.stdout(), run.stderr()), ("out\n".to_owned(), "err\n".to_owned()));
     machine.coracle(["shell", "--", "sh", "-c", "kill -9 $$"]).output()?.expect_code(137)?;
     ensure_eq!(machine.ok(["shell", "--", "id", "-u"])?, "0");
@@ -120,7 +122,8 @@ fn foreground(t: &Target) -> Outcome {
     let start = machine.coracle(["start", "--foreground"]).timeout(Duration::from_secs(600)).spawn()?;
     start.wait_for("running")?;
     t.ok(["version"])?;
-    let process = t.namespace().processes()?.into_iter().find(|process| process.line.contains("start --foreground"));
+    let process =
+        t.namespace().processes()?.into_iter().find(|process| process.line.contains("start --foreground"));
     let process = process.context("the command is gone")?;
     rustix::process::kill_process(process.pid, rustix::process::Signal::INT)?;
     start.wait()?;
@@ -129,8 +132,12 @@ fn foreground(t: &Target) -> Outcome {
 
 fn help(t: &Target) -> Outcome {
     let text = t.machine()?.ok(["--help"])?;
-    for verb in ["start", "stop", "restart", "status", "list", "delete", "shell", "logs", "config", "doctor"] {
-        ensure!(text.lines().any(|line| line.split_whitespace().next() == Some(verb)), "no {verb} in: {text}");
+    for verb in ["start", "stop", "restart", "status", "list", "delete", "shell", "logs", "config", "doctor"]
+    {
+        ensure!(
+            text.lines().any(|line| line.split_whitespace().next() == Some(verb)),
+            "no {verb} in: {text}"
+        );
     }
     Ok(())
 }

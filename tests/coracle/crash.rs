@@ -46,7 +46,10 @@ fn machine_process_in_the_middle_of_a_load(t: &Target) -> Outcome {
         t.ok(["image", "inspect", &torn])?;
     }
     t.docker(["load", "-i"]).arg(&file).timeout(Duration::from_secs(200)).output()?.expect_code(0)?;
-    ensure_eq!(t.ok(["run", "--rm", &torn, "sh", "-c", "ls / | grep -c '^f[0-9]'; wc -c < /f4999"])?, "5000\n3000");
+    ensure_eq!(
+        t.ok(["run", "--rm", &torn, "sh", "-c", "ls / | grep -c '^f[0-9]'; wc -c < /f4999"])?,
+        "5000\n3000"
+    );
     Ok(())
 }
 

@@ -24,7 +24,18 @@ cases! {
 fn everything_is_there_after_stop_and_start(t: &Target) -> Outcome {
     let machine = t.machine()?;
     let (box_name, created) = (t.name("box"), t.name("created"));
-    t.ok(["run", "-d", "--name", &box_name, "-e", "A=b", "busybox", "sh", "-c", "echo words; echo data > /file; sleep 1000"])?;
+    t.ok([
+        "run",
+        "-d",
+        "--name",
+        &box_name,
+        "-e",
+        "A=b",
+        "busybox",
+        "sh",
+        "-c",
+        "echo words; echo data > /file; sleep 1000",
+    ])?;
     t.ok(["create", "--name", &created, "-l", "kept=yes", "busybox", "echo", "hi"])?;
     t.ok(["tag", "busybox", "other:v1"])?;
     t.docker(["logs", "-f", &box_name]).spawn()?.wait_for("words")?;
@@ -104,7 +115,8 @@ fn two_starts_at_once(t: &Target) -> Outcome {
         ensure!(output.code() == 0 || !output.stderr().trim().is_empty(), "{output}");
     }
     t.ok(["version"])?;
-    let machines = t.namespace().processes()?.into_iter().filter(|process| process.line.contains("qemu-system")).count();
+    let machines =
+        t.namespace().processes()?.into_iter().filter(|process| process.line.contains("qemu-system")).count();
     ensure!(machines <= 1, "{machines} emulators run");
     Ok(())
 }
@@ -131,7 +143,11 @@ fn disk_grows(t: &Target) -> Outcome {
     machine.ok(["stop"])?;
     machine.ok(["start", "--disk", "12G"])?;
     ensure!(size()? > before + 3_500_000, "{before} KiB became {} KiB", size()?);
-    ensure_eq!(t.docker(["cp", &format!("{name}:/file"), "-"]).output()?.code() == 0 || t.ok(["start", &name]).is_ok(), true);
+    ensure_eq!(
+        t.docker(["cp", &format!("{name}:/file"), "-"]).output()?.code() == 0
+            || t.ok(["start", &name]).is_ok(),
+        true
+    );
     machine.ok(["stop"])?;
     let shrink = machine.coracle(["start", "--disk", "8G"]).output()?;
     ensure!(shrink.code() != 0 && shrink.stderr().contains("shrink"), "{shrink}");
@@ -161,14 +177,16 @@ fn docker_context(t: &Target) -> Outcome {
     let machine = t.machine()?;
     let docker = |args: &[&str]| {
         let program = tests::places::docker()?;
-        let run = t.program(&program.to_string_lossy()).args(args).env("DOCKER_CONFIG", machine.docker_config());
+        let run =
+            t.program(&program.to_string_lossy()).args(args).env("DOCKER_CONFIG", machine.docker_config());
         run.env("HOME", machine.docker_config()).output()?.text()
     };
     let host = docker(&["context", "inspect", "coracle", "--format", "{{.Endpoints.docker.Host}}"])?;
     ensure_eq!(host, format!("unix://{}", machine.socket().display()));
     ensure_eq!(docker(&["--context", "coracle", "run", "--rm", "busybox", "echo", "hi"])?, "hi");
     // For its owner alone.
-    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(machine.socket()).context("no socket")?);
+    let mode =
+        std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(machine.socket()).context("no socket")?);
     ensure_eq!(mode & 0o777, 0o600);
     machine.ok(["delete", "--force"])?;
     ensure!(!docker(&["context", "ls", "--format", "{{.Name}}"])?.lines().any(|name| name == "coracle"));
@@ -188,7 +206,9 @@ fn nothing_runs_after_stop(t: &Target) -> Outcome {
 fn full_data_disk(t: &Target) -> Outcome {
     let name = t.name("filler");
     let script = "i=0; while head -c 256m /dev/zero > /f$i; do i=$((i+1)); done; rm -f /f$i; dd if=/dev/zero of=/rest bs=4k; true";
-    let fill = t.docker(["run", "--name", &name, "busybox", "sh", "-c", script]).timeout(std::time::Duration::from_secs(600));
+    let fill = t
+        .docker(["run", "--name", &name, "busybox", "sh", "-c", script])
+        .timeout(std::time::Duration::from_secs(600));
     let fill = fill.output()?;
     ensure!(fill.stderr().contains("No space left on device"), "{fill}");
     // What needs space is refused with the reason; what does not goes on.

@@ -61,7 +61,8 @@ fn unknown_key_in_the_configuration() -> Outcome {
 fn configuration_that_is_no_toml() -> Outcome {
     for text in ["cpus = = 2", "\u{0}", "cpus = \"two\"", "[[["] {
         let machine = with_config(text)?;
-        expect_refusal(&machine, machine.coracle(["start"]).output()?, &["config.toml"]).context(format!("{text:?}"))?;
+        expect_refusal(&machine, machine.coracle(["start"]).output()?, &["config.toml"])
+            .context(format!("{text:?}"))?;
     }
     Ok(())
 }
@@ -79,7 +80,10 @@ fn values_out_of_range() -> Outcome {
     ] {
         let output = machine.coracle(["start", option, value]).output()?;
         ensure!(output.code() != 0, "{option} {value} was accepted: {output}");
-        ensure!(output.stderr().contains(value) || output.stderr().contains(option.trim_start_matches('-')), "{output}");
+        ensure!(
+            output.stderr().contains(value) || output.stderr().contains(option.trim_start_matches('-')),
+            "{output}"
+        );
         machine.expect_no_process()?;
     }
     Ok(())

@@ -57,7 +57,8 @@ fn streams_stay_apart(t: &Target) -> Outcome {
     let run = t.fails(0, ["run", "--rm", "--network", "none", "busybox", "sh", "-c", script])?;
     ensure_eq!(run.stdout(), "out 1\nout 2\nout 3\n");
     ensure_eq!(run.stderr(), "err 1\nerr 2\nerr 3\n");
-    let only = t.fails(0, ["run", "--rm", "-a", "stderr", "--network", "none", "busybox", "sh", "-c", script])?;
+    let only =
+        t.fails(0, ["run", "--rm", "-a", "stderr", "--network", "none", "busybox", "sh", "-c", script])?;
     ensure_eq!((only.stdout(), only.stderr()), (String::new(), "err 1\nerr 2\nerr 3\n".to_owned()));
     Ok(())
 }
@@ -67,7 +68,9 @@ const NOISE: &str = "seq 1 9000000 | head -c 50000000";
 
 fn fifty_megabytes_out(t: &Target) -> Outcome {
     let script = format!("{NOISE} | tee /copy | cat; sha256sum /copy >&2");
-    let run = t.docker(["run", "--rm", "--network", "none", "busybox", "sh", "-c", &script]).timeout(Duration::from_secs(220));
+    let run = t
+        .docker(["run", "--rm", "--network", "none", "busybox", "sh", "-c", &script])
+        .timeout(Duration::from_secs(220));
     let run = run.output()?.expect_code(0)?;
     ensure_eq!(run.stdout.len(), 50_000_000);
     let sum: String = Sha256::digest(&run.stdout).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -76,8 +79,13 @@ fn fifty_megabytes_out(t: &Target) -> Outcome {
 }
 
 fn megabytes_in_and_out(t: &Target) -> Outcome {
-    let data: Vec<u8> = (0..10_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
-    let cat = t.docker(["run", "--rm", "-i", "busybox", "cat"]).stdin(data.clone()).timeout(Duration::from_secs(220));
+    let data: Vec<u8> = (0..10_000_000_u32)
+        .map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0])
+        .collect();
+    let cat = t
+        .docker(["run", "--rm", "-i", "busybox", "cat"])
+        .stdin(data.clone())
+        .timeout(Duration::from_secs(220));
     let cat = cat.output()?.expect_code(0)?;
     ensure!(cat.stdout == data, "10 MB came back as {} other bytes", cat.stdout.len());
     Ok(())
@@ -112,14 +120,19 @@ fn terminal(t: &Target) -> Outcome {
     shell.write("exit 9\n")?;
     shell.wait()?.expect_code(9)?;
     // Without a terminal of its own the client refuses to offer one.
-    t.docker(["run", "--rm", "-it", "busybox", "true"]).stdin("").output()?.expect_code(1)?.expect_stderr("TTY")?;
+    t.docker(["run", "--rm", "-it", "busybox", "true"])
+        .stdin("")
+        .output()?
+        .expect_code(1)?
+        .expect_stderr("TTY")?;
     Ok(())
 }
 
 fn terminal_size_and_its_changes(t: &Target) -> Outcome {
     let name = t.name("box");
     let script = "trap 'stty size' WINCH; echo ready; while :; do read -t 1 line && eval $line; done";
-    let mut run = t.docker(["run", "-it", "--name", &name, "busybox", "sh", "-c", script]).terminal(31, 91).spawn()?;
+    let mut run =
+        t.docker(["run", "-it", "--name", &name, "busybox", "sh", "-c", script]).terminal(31, 91).spawn()?;
     run.wait_for("ready")?;
     // The first size comes after the start, with the client's first resize.
     wait::eventually_true("the size of the terminal arrives", Duration::from_secs(20), || {
@@ -140,7 +153,8 @@ fn interrupt_of_a_terminal(t: &Target) -> Outcome {
     let name = t.name("box");
     let mut shell = t.docker(["run", "-it", "--name", &name, "busybox", "sh"]).terminal(24, 80).spawn()?;
     shell.wait_for("# ")?;
-    shell.write("echo be''gun; sleep 1000\n")?;
+    // The word comes from the program that is to be interrupted, which is then surely in the foreground.
+    shell.write("sh -c 'echo be\"\"gun; sleep 1000'\n")?;
     shell.wait_for("begun")?;
     // Ctrl-C goes through as a byte, and the container's own terminal makes a signal of it.
     shell.write([3])?;
@@ -173,7 +187,10 @@ fn detach_and_attach_again(t: &Target) -> Outcome {
 
 fn own_detach_keys(t: &Target) -> Outcome {
     let name = t.name("box");
-    let mut shell = t.docker(["run", "-it", "--detach-keys", "ctrl-x,x", "--name", &name, "busybox", "sh"]).terminal(24, 80).spawn()?;
+    let mut shell = t
+        .docker(["run", "-it", "--detach-keys", "ctrl-x,x", "--name", &name, "busybox", "sh"])
+        .terminal(24, 80)
+        .spawn()?;
     shell.wait_for("# ")?;
     // The default keys are now nothing special: the shell gets them and lives on.
     shell.write([16, 17])?;
@@ -260,7 +277,8 @@ fn with_the_log_first(t: &Target) -> Outcome {
     t.ok(["run", "-d", "--name", &name, "busybox", "sh", "-c", script])?;
     let follow = t.docker(["logs", "-f", &name]).spawn()?;
     follow.wait_for("early")?;
-    let mut attached = t.api().post(format!("/containers/{name}/attach?logs=1&stream=1&stdout=1")).hijack()?;
+    let mut attached =
+        t.api().post(format!("/containers/{name}/attach?logs=1&stream=1&stdout=1")).hijack()?;
     t.ok(["exec", &name, "touch", "/go"])?;
     ensure_eq!(attached.demultiplex()?.0, b"early\nlate\n".to_vec());
     // Without the stream, the log alone, and then the end.
@@ -300,7 +318,9 @@ fn resize_over_the_api(t: &Target) -> Outcome {
 fn output_in_the_last_moment(t: &Target) -> Outcome {
     for round in 0..15 {
         let text = format!("word {round}");
-        let run = t.fails(0, ["run", "--rm", "busybox", "echo", &text]).with_context(|| format!("round {round}"))?;
+        let run = t
+            .fails(0, ["run", "--rm", "busybox", "echo", &text])
+            .with_context(|| format!("round {round}"))?;
         ensure_eq!(run.stdout(), format!("{text}\n"), "round {round}");
     }
     Ok(())

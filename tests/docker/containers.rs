@@ -54,13 +54,16 @@ fn exit_codes(t: &Target) -> Outcome {
     }
     // The shell's way to say which signal ended it.
     let name = t.name("killed");
-    let run = t.docker(["run", "--name", &name, "busybox", "sh", "-c", "echo ready; sleep 1000 & wait"]).spawn()?;
+    let run =
+        t.docker(["run", "--name", &name, "busybox", "sh", "-c", "echo ready; sleep 1000 & wait"]).spawn()?;
     run.wait_for("ready")?;
     t.ok(["kill", &name])?;
     run.wait()?.expect_code(137)?;
     ensure_eq!(t.inspect(&name)?["State"]["ExitCode"], 137);
     let name = t.name("ended");
-    let run = t.docker(["run", "--name", &name, "busybox", "sh", "-c", SLEEP.replace("exit 0", "exit 9").as_str()]).spawn()?;
+    let run = t
+        .docker(["run", "--name", &name, "busybox", "sh", "-c", SLEEP.replace("exit 0", "exit 9").as_str()])
+        .spawn()?;
     wait::eventually_true("the container runs", Duration::from_secs(20), || {
         Ok(t.docker(["exec", &name, "true"]).output()?.code() == 0)
     })?;
@@ -91,7 +94,20 @@ fn failures_to_start(t: &Target) -> Outcome {
 }
 
 fn environment(t: &Target) -> Outcome {
-    let seen = t.ok(["run", "--rm", "-h", "box", "-e", "A=1", "-e", "B=two words", "-e", "EMPTY=", "busybox", "env"])?;
+    let seen = t.ok([
+        "run",
+        "--rm",
+        "-h",
+        "box",
+        "-e",
+        "A=1",
+        "-e",
+        "B=two words",
+        "-e",
+        "EMPTY=",
+        "busybox",
+        "env",
+    ])?;
     let lines: BTreeSet<&str> = seen.lines().collect();
     for wanted in [
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -148,7 +164,10 @@ fn hostname_and_hosts_file(t: &Target) -> Outcome {
     let name = t.name("box");
     let id = t.sleeper(&name)?;
     ensure_eq!(t.ok(["exec", &name, "hostname"])?, id[..12]);
-    ensure_eq!(t.ok(["run", "--rm", "-h", "own-name", "busybox", "sh", "-c", "hostname; cat /etc/hostname"])?, "own-name\nown-name");
+    ensure_eq!(
+        t.ok(["run", "--rm", "-h", "own-name", "busybox", "sh", "-c", "hostname; cat /etc/hostname"])?,
+        "own-name\nown-name"
+    );
     let hosts = t.ok(["run", "--rm", "--add-host", "other:10.1.2.3", "busybox", "cat", "/etc/hosts"])?;
     ensure!(hosts.lines().any(|line| line.split_whitespace().eq(["127.0.0.1", "localhost"])), "{hosts}");
     ensure!(hosts.lines().any(|line| line.split_whitespace().eq(["10.1.2.3", "other"])), "{hosts}");
@@ -171,14 +190,27 @@ fn file_system_is_private(t: &Target) -> Outcome {
 }
 
 fn read_only_root(t: &Target) -> Outcome {
-    t.fails(1, ["run", "--rm", "--read-only", "busybox", "touch", "/file"])?.expect_stderr("Read-only file system")?;
+    t.fails(1, ["run", "--rm", "--read-only", "busybox", "touch", "/file"])?
+        .expect_stderr("Read-only file system")?;
     t.ok(["run", "--rm", "--read-only", "busybox", "sh", "-c", "echo fine > /dev/shm/file"])?;
     Ok(())
 }
 
 fn tmpfs(t: &Target) -> Outcome {
-    let line = t.ok(["run", "--rm", "--tmpfs", "/cache:size=1m,mode=700", "busybox", "grep", " /cache ", "/proc/mounts"])?;
-    ensure!(line.starts_with("tmpfs /cache tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,mode=700"), "{line}");
+    let line = t.ok([
+        "run",
+        "--rm",
+        "--tmpfs",
+        "/cache:size=1m,mode=700",
+        "busybox",
+        "grep",
+        " /cache ",
+        "/proc/mounts",
+    ])?;
+    ensure!(
+        line.starts_with("tmpfs /cache tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,mode=700"),
+        "{line}"
+    );
     Ok(())
 }
 
@@ -187,8 +219,12 @@ fn devices_and_kernel_files(t: &Target) -> Outcome {
                   echo gone > /dev/null; head -c 4 /dev/zero | wc -c; readlink /dev/stdout; test -d /dev/shm && echo shm";
     ensure_eq!(t.ok(["run", "--rm", "busybox", "sh", "-c", script])?, "4\n/proc/self/fd/1\nshm");
     // Kernel files are hidden or may not be written.
-    t.fails(1, ["run", "--rm", "busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/panic"])?.expect_stderr("Read-only")?;
-    ensure_eq!(t.ok(["run", "--rm", "busybox", "sh", "-c", "cat /proc/kcore | wc -c; ls /proc/scsi | wc -l"])?, "0\n0");
+    t.fails(1, ["run", "--rm", "busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/panic"])?
+        .expect_stderr("Read-only")?;
+    ensure_eq!(
+        t.ok(["run", "--rm", "busybox", "sh", "-c", "cat /proc/kcore | wc -c; ls /proc/scsi | wc -l"])?,
+        "0\n0"
+    );
     t.fails(1, ["run", "--rm", "busybox", "sh", "-c", "echo x > /sys/kernel/uevent_seqnum"])?;
     t.fails(1, ["run", "--rm", "busybox", "mount", "-t", "tmpfs", "x", "/mnt"])?;
     t.fails(1, ["run", "--rm", "busybox", "sh", "-c", "mknod /disk b 259 0 && cat /disk > /dev/null"])?;
@@ -210,7 +246,9 @@ fn capabilities(t: &Target) -> Outcome {
     ensure_eq!(effective(&["-u", "daemon"])?, "0000000000000000");
     t.fails(125, ["run", "--rm", "--cap-add", "NO_SUCH_CAP", "busybox"])?
         .expect_stderr("invalid capability: \"CAP_NO_SUCH_CAP\"")
-        .or_else(|_| t.fails(125, ["run", "--rm", "--cap-add", "NO_SUCH_CAP", "busybox"])?.expect_stderr("NO_SUCH_CAP"))?;
+        .or_else(|_| {
+            t.fails(125, ["run", "--rm", "--cap-add", "NO_SUCH_CAP", "busybox"])?.expect_stderr("NO_SUCH_CAP")
+        })?;
     Ok(())
 }
 
@@ -232,7 +270,8 @@ fn system_calls_are_filtered(t: &Target) -> Outcome {
 }
 
 fn limits_of_open_files(t: &Target) -> Outcome {
-    let limits = t.ok(["run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn"])?;
+    let limits =
+        t.ok(["run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn"])?;
     ensure_eq!(limits, "123\n456");
     Ok(())
 }
@@ -243,7 +282,8 @@ fn init_process(t: &Target) -> Outcome {
     ensure_eq!(t.ok(["exec", &plain, "cat", "/proc/1/comm"])?, "sleep");
     if t.kind() != Kind::Dockerd {
         // Where the engine offers `--init`, PID 1 is not the command.
-        let run = t.docker(["run", "-d", "--init", "--name", &with_init, "busybox", "sleep", "1000"]).output()?;
+        let run =
+            t.docker(["run", "-d", "--init", "--name", &with_init, "busybox", "sleep", "1000"]).output()?;
         ensure!(run.code() == 0 || run.code() == 125, "{run}");
         if run.code() == 125 {
             ensure!(run.stderr().contains("init"), "{run}");
@@ -318,7 +358,8 @@ fn name_conflicts(t: &Target) -> Outcome {
          rename) that container to be able to reuse that name."
     );
     t.fails(125, ["run", "--rm", "--name", &name, "busybox"])?.expect_stderr(&words)?;
-    let create = t.api().post(format!("/containers/create?name={name}")).json(&json!({"Image": "busybox"})).send()?;
+    let create =
+        t.api().post(format!("/containers/create?name={name}")).json(&json!({"Image": "busybox"})).send()?;
     ensure_eq!(create.expect(409)?.message()?, words);
     t.ok(["rm", &name])?;
     t.ok(["create", "--name", &name, "busybox"])?;
@@ -329,7 +370,11 @@ fn references_by_id(t: &Target) -> Outcome {
     let name = t.name("box");
     let id = t.ok(["create", "--name", &name, "busybox"])?;
     for reference in [&*id, &id[..12], &id[..20], &name, &format!("/{name}")] {
-        ensure_eq!(t.ok(["inspect", "--type", "container", "--format", "{{.Id}}", reference])?, id, "{reference}");
+        ensure_eq!(
+            t.ok(["inspect", "--type", "container", "--format", "{{.Id}}", reference])?,
+            id,
+            "{reference}"
+        );
     }
     // A name that looks like the beginning of an id is the name.
     let odd = id[..10].to_owned();
@@ -403,7 +448,10 @@ fn list_with_filters(t: &Target) -> Outcome {
     ensure_eq!(list(&[])?, set(&[&running]));
     ensure_eq!(list(&["-a"])?, set(&[&running, &exited, &created]));
     ensure_eq!(list(&["--filter", "status=exited"])?, set(&[&exited]));
-    ensure_eq!(list(&["--filter", "status=created", "--filter", "status=running"])?, set(&[&running, &created]));
+    ensure_eq!(
+        list(&["--filter", "status=created", "--filter", "status=running"])?,
+        set(&[&running, &created])
+    );
     ensure_eq!(list(&["-a", "--filter", "exited=3"])?, set(&[&exited]));
     ensure_eq!(list(&["-a", "--filter", &format!("name={exited}")])?, set(&[&exited]));
     ensure_eq!(list(&["-a", "--filter", &format!("name=^/{created}$")])?, set(&[&created]));
@@ -428,12 +476,18 @@ fn list_with_a_format(t: &Target) -> Outcome {
     let id = t.ok(["run", "-d", "--name", &name, "busybox", "sleep", "1000"])?;
     let only = format!("name={name}");
     let line = |format: &str| t.ok(["ps", "--filter", &only, "--format", format]);
-    ensure_eq!(line("{{.ID}} {{.Image}} {{.Command}} {{.Names}}")?, format!("{} busybox \"sleep 1000\" {name}", &id[..12]));
+    ensure_eq!(
+        line("{{.ID}} {{.Image}} {{.Command}} {{.Names}}")?,
+        format!("{} busybox \"sleep 1000\" {name}", &id[..12])
+    );
     ensure!(line("{{.Status}}")?.starts_with("Up "), "{}", line("{{.Status}}")?);
     ensure_eq!(line("{{.State}}")?, "running");
     ensure_eq!(line("{{.Ports}}")?, "");
     let table = line("table {{.Names}}\t{{.Image}}")?;
-    ensure_eq!(table.lines().next().map(|head| head.split_whitespace().collect::<Vec<_>>()), Some(vec!["NAMES", "IMAGE"]));
+    ensure_eq!(
+        table.lines().next().map(|head| head.split_whitespace().collect::<Vec<_>>()),
+        Some(vec!["NAMES", "IMAGE"])
+    );
     let object: Value = serde_json::from_str(&line("json")?)?;
     ensure_eq!(object["Names"], name.as_str());
     ensure_eq!(t.ok(["ps", "-q", "--no-trunc", "--filter", &only])?, id);
@@ -459,8 +513,23 @@ fn list_fields(t: &Target) -> Outcome {
 fn inspect_fields(t: &Target) -> Outcome {
     let name = t.name("box");
     let id = t.ok([
-        "run", "-d", "--name", &name, "--network", "none", "-l", "a=b", "-e", "X=y", "-v", "/anonymous", "--tmpfs", "/t",
-        "busybox", "sleep", "1000",
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "-l",
+        "a=b",
+        "-e",
+        "X=y",
+        "-v",
+        "/anonymous",
+        "--tmpfs",
+        "/t",
+        "busybox",
+        "sleep",
+        "1000",
     ])?;
     let found = t.inspect(&name)?;
     ensure_eq!(found["Id"], id.as_str());
@@ -473,7 +542,12 @@ fn inspect_fields(t: &Target) -> Outcome {
     ensure_eq!(found["Config"]["Image"], "busybox");
     ensure_eq!(found["HostConfig"]["NetworkMode"], "none");
     ensure_eq!(found["Image"], t.ok(["image", "inspect", "--format", "{{.Id}}", "busybox"])?.as_str());
-    ensure_eq!(found["LogPath"].as_str().is_some_and(|path| path.ends_with(".log")), true, "{}", found["LogPath"]);
+    ensure_eq!(
+        found["LogPath"].as_str().is_some_and(|path| path.ends_with(".log")),
+        true,
+        "{}",
+        found["LogPath"]
+    );
     keys::compare(t.kind(), "container-inspect", &found, &[])
 }
 
@@ -483,7 +557,10 @@ fn inspect_states(t: &Target) -> Outcome {
     let state = || Ok::<_, anyhow::Error>(t.inspect(&name)?["State"].clone());
     let never = "0001-01-01T00:00:00Z";
     let created = state()?;
-    ensure_eq!((&created["Status"], &created["Running"], &created["Pid"]), (&json!("created"), &json!(false), &json!(0)));
+    ensure_eq!(
+        (&created["Status"], &created["Running"], &created["Pid"]),
+        (&json!("created"), &json!(false), &json!(0))
+    );
     ensure_eq!((&created["StartedAt"], &created["FinishedAt"]), (&json!(never), &json!(never)));
     t.ok(["start", &name])?;
     let running = state()?;
@@ -491,7 +568,10 @@ fn inspect_states(t: &Target) -> Outcome {
     ensure!(running["StartedAt"] != never, "{running}");
     t.ok(["stop", &name])?;
     let exited = state()?;
-    ensure_eq!((&exited["Status"], &exited["Pid"], &exited["ExitCode"]), (&json!("exited"), &json!(0), &json!(0)));
+    ensure_eq!(
+        (&exited["Status"], &exited["Pid"], &exited["ExitCode"]),
+        (&json!("exited"), &json!(0), &json!(0))
+    );
     ensure!(exited["FinishedAt"].as_str() > running["StartedAt"].as_str(), "{exited}");
     Ok(())
 }
@@ -500,7 +580,10 @@ fn sizes(t: &Target) -> Outcome {
     let name = t.name("box");
     t.ok(["run", "--name", &name, "busybox", "sh", "-c", "head -c 1000000 /dev/zero > /file"])?;
     let found = t.api().get(format!("/containers/{name}/json?size=1")).send()?.expect(200)?.json()?;
-    let (own, all) = (found["SizeRw"].as_u64().context("no SizeRw")?, found["SizeRootFs"].as_u64().context("no SizeRootFs")?);
+    let (own, all) = (
+        found["SizeRw"].as_u64().context("no SizeRw")?,
+        found["SizeRootFs"].as_u64().context("no SizeRootFs")?,
+    );
     ensure!((1_000_000..1_100_000).contains(&own), "SizeRw {own}");
     ensure!(all > own + 1_000_000, "SizeRootFs {all}");
     Ok(())
@@ -514,15 +597,21 @@ fn rename(t: &Target) -> Outcome {
     ensure_eq!(t.ok(["inspect", "--format", "{{.Id}} {{.Name}}", &new])?, format!("{id} /{new}"));
     t.fails(1, ["inspect", &old])?;
     t.fails(1, ["rename", &new, &taken])?.expect_stderr("is already in use by container")?;
-    t.fails(1, ["rename", &new, &new])?.expect_stderr("Renaming a container with the same name as its current name")?;
+    t.fails(1, ["rename", &new, &new])?
+        .expect_stderr("Renaming a container with the same name as its current name")?;
     t.ok(["create", "--name", &old, "busybox"])?;
     Ok(())
 }
 
 fn fifty_at_once(t: &Target) -> Outcome {
     let names: Vec<String> = (0..50).map(|number| t.name(&format!("n{number}"))).collect();
-    let start = |name: &String| t.docker(["run", "-d", "--name", name, "--network", "none", "busybox", "sh", "-c"]).arg(SLEEP);
-    let runs = names.iter().map(|name| start(name).timeout(Duration::from_secs(240)).spawn()).collect::<Result<Vec<_>, _>>()?;
+    let start = |name: &String| {
+        t.docker(["run", "-d", "--name", name, "--network", "none", "busybox", "sh", "-c"]).arg(SLEEP)
+    };
+    let runs = names
+        .iter()
+        .map(|name| start(name).timeout(Duration::from_secs(240)).spawn())
+        .collect::<Result<Vec<_>, _>>()?;
     for run in runs {
         run.wait()?.expect_code(0)?;
     }
@@ -563,7 +652,8 @@ fn missing_containers(t: &Target) -> Outcome {
     t.fails(1, ["exec", &name, "true"])?.expect_stderr(&words)?;
     t.fails(1, ["rename", &name, "x-y-z"])?.expect_stderr(&words)?;
     ensure_eq!(t.api().get(format!("/containers/{name}/json")).send()?.expect(404)?.message()?, words);
-    t.fails(1, ["inspect", &name])?.expect_stderr(&format!("no such object: {name}"))
+    t.fails(1, ["inspect", &name])?
+        .expect_stderr(&format!("no such object: {name}"))
         .or_else(|_| t.fails(1, ["inspect", &name])?.expect_stderr(&format!("No such object: {name}")))?;
     Ok(())
 }

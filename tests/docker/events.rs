@@ -19,26 +19,16 @@ cases! {
     the_stream_begins_at_once,
 }
 
-/// The actions told of one container between its creation and its removal.
+/// The actions told of one container until its removal, which ends its `life`.
 fn actions_of(t: &Target, name: &str, life: impl FnOnce() -> Outcome) -> anyhow::Result<Vec<String>> {
+    // From a moment on, so that it does not matter when the client has begun to listen.
+    let since = t.ok(["info", "--format", "{{.SystemTime}}"])?;
     let filter = format!("container={name}");
-    let events = t.docker(["events", "--filter", &filter, "--format", "{{.Action}}"]).spawn()?;
-    // Nothing is printed until something happens: make something happen that is not of interest.
-    wait::eventually_true("the client listens", Duration::from_secs(20), || {
-        t.ok(["create", "--name", name, "busybox"])?;
-        t.ok(["rm", name])?;
-        Ok(events.stdout().contains("destroy"))
-    })?;
-    // The last of those must have arrived before the life begins.
-    wait::eventually_true("the client is up to date", Duration::from_secs(20), || {
-        let told = events.stdout();
-        Ok(told.matches("create").count() == told.matches("destroy").count())
-    })?;
-    let before = events.stdout().lines().count();
+    let events =
+        t.docker(["events", "--since", &since, "--filter", &filter, "--format", "{{.Action}}"]).spawn()?;
     life()?;
-    let done = |text: &str| text.lines().skip(before).any(|line| line == "destroy");
-    events.wait_until("the container is destroyed", |stdout, _| done(&String::from_utf8_lossy(stdout)))?;
-    Ok(events.stdout().lines().skip(before).map(str::to_owned).collect())
+    events.wait_for("destroy\n")?;
+    Ok(events.stdout().lines().map(str::to_owned).collect())
 }
 
 fn life_of_a_container(t: &Target) -> Outcome {
@@ -68,7 +58,8 @@ fn kinds_of_ends(t: &Target) -> Outcome {
         Ok(())
     })?;
     let expected = [
-        "create", "start", "kill", "die", "stop", "start", "kill", "die", "stop", "start", "restart", "kill", "die", "destroy",
+        "create", "start", "kill", "die", "stop", "start", "kill", "die", "stop", "start", "restart", "kill",
+        "die", "destroy",
     ];
     // The end of a process and the verb that asked for it are told by two parties: their order may differ.
     let (mut seen, mut wanted) = (actions.clone(), expected.map(str::to_owned).to_vec());
@@ -96,7 +87,8 @@ fn exec_events(t: &Target) -> Outcome {
 fn past(t: &Target, since: &str, filters: &Value) -> anyhow::Result<Vec<Value>> {
     let now = now(t)?;
     let filters = percent(&filters.to_string());
-    let answer = t.api().get(format!("/events?since={since}&until={now}&filters={filters}")).send()?.expect(200)?;
+    let answer =
+        t.api().get(format!("/events?since={since}&until={now}&filters={filters}")).send()?.expect(200)?;
     let text = String::from_utf8(answer.body)?;
     text.lines().filter(|line| !line.is_empty()).map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
@@ -110,13 +102,34 @@ fn now(t: &Target) -> anyhow::Result<String> {
 
 fn percent(text: &str) -> String {
     text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(
+            |byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            },
+        )
         .collect()
 }
 
 fn past_events(t: &Target) -> Outcome {
     let name = t.name("box");
-    let id = t.ok(["run", "-d", "--name", &name, "--network", "none", "-l", "kind=test", "busybox", "sh", "-c", "exit 3"])?;
+    let id = t.ok([
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "-l",
+        "kind=test",
+        "busybox",
+        "sh",
+        "-c",
+        "exit 3",
+    ])?;
     t.ok(["wait", &name])?;
     let filter = serde_json::json!({"container": [name], "type": ["container"]});
     let events = wait::eventually("the end is told", Duration::from_secs(20), || {
@@ -133,7 +146,8 @@ fn past_events(t: &Target) -> Outcome {
     ensure_eq!(die["Actor"]["Attributes"]["exitCode"], "3");
     ensure_eq!(die["Actor"]["Attributes"]["kind"], "test");
     ensure_eq!(die["scope"], "local");
-    let (seconds, nanos) = (die["time"].as_u64().context("no time")?, die["timeNano"].as_u64().context("no timeNano")?);
+    let (seconds, nanos) =
+        (die["time"].as_u64().context("no time")?, die["timeNano"].as_u64().context("no timeNano")?);
     ensure_eq!(nanos / 1_000_000_000, seconds);
     keys::compare(t.kind(), "event", die, &[])
 }
@@ -145,13 +159,17 @@ fn image_events(t: &Target) -> Outcome {
     let file = archive::write(t.folder(), "image.tar", &image.docker_archive()?)?;
     t.docker(["load", "-i"]).arg(file).output()?.expect_code(0)?;
     t.ok(["tag", &name, &format!("{name}:second")])?;
-    t.ok(["save", "-o", "/dev/null", &name]).or_else(|_| t.docker(["save", &name]).output()?.text().map(|_| String::new()))?;
+    t.ok(["save", "-o", "/dev/null", &name])
+        .or_else(|_| t.docker(["save", &name]).output()?.text().map(|_| String::new()))?;
     t.ok(["rmi", &format!("{name}:second"), &name])?;
     let id = archive::digest(&image.configuration());
     let events = past(t, "0", &serde_json::json!({"type": ["image"]}))?;
     let actions: Vec<&str> = events
         .iter()
-        .filter(|event| event["Actor"]["ID"] == id.as_str() || event["Actor"]["Attributes"]["name"].as_str().is_some_and(|other| other.contains(&name)))
+        .filter(|event| {
+            event["Actor"]["ID"] == id.as_str()
+                || event["Actor"]["Attributes"]["name"].as_str().is_some_and(|other| other.contains(&name))
+        })
         .filter_map(|event| event["Action"].as_str())
         .collect();
     for wanted in ["load", "tag", "untag", "delete", "save"] {
@@ -174,7 +192,8 @@ fn filters(t: &Target) -> Outcome {
 
 /// The head of the answer comes before the first event: clients wait for it.
 fn the_stream_begins_at_once(t: &Target) -> Outcome {
-    let mut stream = t.api().get(format!("/events?filters={}", percent("{\"type\":[\"container\"]}"))).open()?;
+    let mut stream =
+        t.api().get(format!("/events?filters={}", percent("{\"type\":[\"container\"]}"))).open()?;
     ensure_eq!(stream.status, 200);
     ensure_eq!(stream.header("Content-Type"), Some("application/json"));
     let name = t.name("box");

@@ -156,8 +156,12 @@ fn inspect(t: &Target) -> Outcome {
     let id = create(t, &name, &body)?;
     ensure_eq!(id.len(), 64);
     let before = t.api().get(format!("/exec/{id}/json")).send()?.expect(200)?.json()?;
-    ensure_eq!((&before["Running"], &before["ExitCode"], &before["Pid"]), (&json!(false), &Value::Null, &json!(0)));
-    let mut stream = t.api().post(format!("/exec/{id}/start")).json(&json!({"Detach": false, "Tty": false})).hijack()?;
+    ensure_eq!(
+        (&before["Running"], &before["ExitCode"], &before["Pid"]),
+        (&json!(false), &Value::Null, &json!(0))
+    );
+    let mut stream =
+        t.api().post(format!("/exec/{id}/start")).json(&json!({"Detach": false, "Tty": false})).hijack()?;
     ensure_eq!(stream.header("Content-Type"), Some("application/vnd.docker.multiplexed-stream"));
     ensure_eq!(stream.demultiplex()?, (b"out\n".to_vec(), b"err\n".to_vec()));
     // Known as soon as the stream has ended: this is how the client learns the code.
@@ -214,7 +218,12 @@ fn refused_where_nothing_runs(t: &Target) -> Outcome {
     let name = t.name("box");
     let id = t.ok(["create", "--name", &name, "busybox"])?;
     t.fails(1, ["exec", &name, "true"])?.expect_stderr(&format!("container {id} is not running"))?;
-    let answer = t.api().post(format!("/containers/{name}/exec")).json(&json!({"Cmd": ["true"]})).send()?.expect(409)?;
+    let answer = t
+        .api()
+        .post(format!("/containers/{name}/exec"))
+        .json(&json!({"Cmd": ["true"]}))
+        .send()?
+        .expect(409)?;
     ensure_eq!(answer.message()?, format!("container {id} is not running"));
     t.ok(["start", &name])?;
     let missing = "0".repeat(64);
@@ -230,7 +239,8 @@ fn refused_where_nothing_runs(t: &Target) -> Outcome {
 fn detach_keys(t: &Target) -> Outcome {
     let name = t.name("box");
     t.sleeper(&name)?;
-    let mut shell = t.docker(["exec", "-it", "--detach-keys", "ctrl-a,d", &name, "sh"]).terminal(24, 80).spawn()?;
+    let mut shell =
+        t.docker(["exec", "-it", "--detach-keys", "ctrl-a,d", &name, "sh"]).terminal(24, 80).spawn()?;
     shell.wait_for("# ")?;
     shell.write([1, b'd'])?;
     let ended = shell.wait()?;

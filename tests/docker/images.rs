@@ -26,13 +26,19 @@ cases! {
     references_that_are_no_names,
 }
 
-
 fn import(t: &Target) -> Outcome {
     let name = t.name("image");
     let file = archive::write(t.folder(), "root.tar", busybox_root()?)?;
     let file = file.to_str().context("a path that is no text")?;
     let id = t.ok([
-        "import", "-c", "CMD [\"echo\", \"from import\"]", "-c", "ENV GREETING='hello world'", "-m", "by hand", file,
+        "import",
+        "-c",
+        "CMD [\"echo\", \"from import\"]",
+        "-c",
+        "ENV GREETING='hello world'",
+        "-m",
+        "by hand",
+        file,
         &name,
     ])?;
     ensure!(id.starts_with("sha256:") && id.len() == 71, "no id: {id:?}");
@@ -222,7 +228,9 @@ fn save_has_dockers_layout(t: &Target) -> Outcome {
     ensure_eq!(manifest[0]["Config"], format!("blobs/sha256/{}", &id[7..]).as_str());
     ensure_eq!(manifest[0]["Layers"].as_array().map(Vec::len), Some(2));
     // Every blob is what its name says.
-    for (path, content) in files.iter().filter(|(path, _)| path.starts_with("blobs/sha256/") && !path.ends_with('/')) {
+    for (path, content) in
+        files.iter().filter(|(path, _)| path.starts_with("blobs/sha256/") && !path.ends_with('/'))
+    {
         ensure_eq!(archive::hex(content), path["blobs/sha256/".len()..], "{path}");
     }
     t.ok(["rmi", &name])?;
@@ -251,7 +259,15 @@ fn prune_dangling(t: &Target) -> Outcome {
     own_image(t, &two, &[])?;
     // Taking its only name away leaves it dangling.
     t.ok(["tag", &two, &one])?;
-    let dangling = t.ok(["images", "-q", "--no-trunc", "--filter", "dangling=true", "--filter", &format!("label={label}")])?;
+    let dangling = t.ok([
+        "images",
+        "-q",
+        "--no-trunc",
+        "--filter",
+        "dangling=true",
+        "--filter",
+        &format!("label={label}"),
+    ])?;
     ensure_eq!(dangling, id);
     let pruned = t.ok(["image", "prune", "-f", "--filter", &format!("label={label}")])?;
     ensure!(pruned.contains(&format!("deleted: {id}")), "{pruned}");

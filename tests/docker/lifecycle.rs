@@ -36,7 +36,11 @@ fn stop(t: &Target) -> Outcome {
     t.sleeper(&name)?;
     let begun = Instant::now();
     ensure_eq!(t.ok(["stop", &name])?, name);
-    ensure!(begun.elapsed() < Duration::from_secs(8), "a willing container took {:?} to stop", begun.elapsed());
+    ensure!(
+        begun.elapsed() < Duration::from_secs(8),
+        "a willing container took {:?} to stop",
+        begun.elapsed()
+    );
     let ended = state(t, &name)?;
     ensure_eq!((&ended["Status"], &ended["ExitCode"]), (&json!("exited"), &json!(0)));
     // Stopping what is stopped is nothing new.
@@ -75,7 +79,8 @@ fn kill(t: &Target) -> Outcome {
     ensure_eq!(t.ok(["kill", &name])?, name);
     t.ok(["wait", &name])?;
     ensure_eq!(state(t, &name)?["ExitCode"], 137);
-    t.fails(1, ["kill", &name])?.expect_stderr(&format!("cannot kill container: {name}: container {id} is not running"))?;
+    t.fails(1, ["kill", &name])?
+        .expect_stderr(&format!("cannot kill container: {name}: container {id} is not running"))?;
     let answer = t.api().post(format!("/containers/{name}/kill")).send()?.expect(409)?;
     ensure_eq!(answer.message()?, format!("cannot kill container: {name}: container {id} is not running"));
     Ok(())
@@ -83,7 +88,8 @@ fn kill(t: &Target) -> Outcome {
 
 fn kill_with_signals(t: &Target) -> Outcome {
     let name = t.name("box");
-    let script = "trap 'echo got hup' HUP; trap 'echo got usr1' USR1; echo ready; while :; do sleep 1000 & wait; done";
+    let script =
+        "trap 'echo got hup' HUP; trap 'echo got usr1' USR1; echo ready; while :; do sleep 1000 & wait; done";
     t.ok(["run", "-d", "--name", &name, "busybox", "sh", "-c", script])?;
     let logs = t.spawn_until(["logs", "-f", &name], "ready")?;
     t.ok(["kill", "-s", "HUP", &name])?;
@@ -91,9 +97,12 @@ fn kill_with_signals(t: &Target) -> Outcome {
     t.ok(["kill", "-s", "SIGUSR1", &name])?;
     logs.wait_for("got usr1")?;
     t.ok(["kill", "-s", "1", &name])?;
-    logs.wait_until("HUP came twice", |stdout, _| String::from_utf8_lossy(stdout).matches("got hup").count() == 2)?;
+    logs.wait_until("HUP came twice", |stdout, _| {
+        String::from_utf8_lossy(stdout).matches("got hup").count() == 2
+    })?;
     ensure_eq!(state(t, &name)?["Running"], true);
-    t.fails(1, ["kill", "-s", "NOSUCH", &name])?.expect_stderr("invalid signal: NOSUCH")
+    t.fails(1, ["kill", "-s", "NOSUCH", &name])?
+        .expect_stderr("invalid signal: NOSUCH")
         .or_else(|_| t.fails(1, ["kill", "-s", "NOSUCH", &name])?.expect_stderr("Invalid signal: NOSUCH"))?;
     let answer = t.api().post(format!("/containers/{name}/kill?signal=999")).send()?;
     ensure!(answer.status == 400, "{answer}");
@@ -186,7 +195,8 @@ fn wait_conditions(t: &Target) -> Outcome {
     let name = t.name("box");
     let script = SLEEP.replace("exit 0", "exit 6");
     t.ok(["create", "--name", &name, "busybox", "sh", "-c", &script])?;
-    let wait = |condition: &str| t.api().post(format!("/containers/{name}/wait?condition={condition}")).open();
+    let wait =
+        |condition: &str| t.api().post(format!("/containers/{name}/wait?condition={condition}")).open();
     // Not running is true already; the next exit is to come. The head of the answer comes at once.
     ensure_eq!(status_code(wait("not-running")?)?, 0);
     let next = wait("next-exit")?;

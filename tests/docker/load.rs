@@ -156,7 +156,16 @@ fn owners_modes_and_links(t: &Target) -> Outcome {
     let seen = t.ok(["run", "--rm", &name, "sh", "-c", script])?;
     ensure_eq!(
         seen.lines().collect::<Vec<_>>(),
-        ["640 2 /plain", "640 2 /same", "4755 1 /setuid", "1777 2 /sticky", "plain", "/nowhere/at/all", "text", "1700000000"]
+        [
+            "640 2 /plain",
+            "640 2 /same",
+            "4755 1 /setuid",
+            "1777 2 /sticky",
+            "plain",
+            "/nowhere/at/all",
+            "text",
+            "1700000000"
+        ]
     );
     t.ok(["rmi", &name])?;
     Ok(())
@@ -185,14 +194,16 @@ fn truncated_archive(t: &Target) -> Outcome {
     let whole = image.docker_archive()?;
     // In the middle of a layer, and in the middle of the first header.
     for length in [whole.len() / 2, 700, 100] {
-        expect_refusal(t, &name, load(t, &whole[..length])?).with_context(|| format!("cut after {length} bytes"))?;
+        expect_refusal(t, &name, load(t, &whole[..length])?)
+            .with_context(|| format!("cut after {length} bytes"))?;
     }
     Ok(())
 }
 
 fn no_archive(t: &Target) -> Outcome {
     let name = t.name("none");
-    let noise: Vec<u8> = (0..100_000_u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let noise: Vec<u8> =
+        (0..100_000_u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     expect_refusal(t, &name, load(t, &noise)?)?;
     expect_refusal(t, &name, load(t, b"hello\n")?)
 }
@@ -208,9 +219,11 @@ fn manifest_of_missing_files(t: &Target) -> Outcome {
     let (name, image) = image(t, "image")?;
     let config = image.configuration();
     let manifest = json!([{"Config": "config.json", "RepoTags": [format!("{name}:latest")], "Layers": ["a.tar", "b.tar"]}]);
-    let tar = Tar::default()
-        .file("config.json", 0o644, &config)?
-        .file("manifest.json", 0o644, manifest.to_string().as_bytes())?;
+    let tar = Tar::default().file("config.json", 0o644, &config)?.file(
+        "manifest.json",
+        0o644,
+        manifest.to_string().as_bytes(),
+    )?;
     expect_refusal(t, &name, load(t, &tar.finish()?)?)
 }
 
@@ -219,7 +232,8 @@ fn tampered_layer(t: &Target) -> Outcome {
     let mut archive = image.docker_archive()?;
     // The name stands in the layer as the content of its file; the configuration holds the digest of the layer.
     let content = name.as_bytes();
-    let at = archive.windows(content.len()).position(|window| window == content).context("no such content")?;
+    let at =
+        archive.windows(content.len()).position(|window| window == content).context("no such content")?;
     archive[at] ^= 1;
     expect_refusal(t, &name, load(t, &archive)?)
 }
@@ -313,7 +327,10 @@ fn hard_links_that_climb_out(t: &Target) -> Outcome {
         let output = load(t, &image.layer(layer).docker_archive()?)?;
         if output.code() == 0 {
             let seen = t.docker(["run", "--rm", &name, "cat", "/stolen"]).output()?;
-            ensure!(!seen.stdout().contains("of this machine"), "a hard link reached out of the image: {seen}");
+            ensure!(
+                !seen.stdout().contains("of this machine"),
+                "a hard link reached out of the image: {seen}"
+            );
             t.ok(["rmi", &name])?;
         }
         // Writing through such a link would change this machine's file.
@@ -328,10 +345,13 @@ fn climbing_names_in_the_archive_itself(t: &Target) -> Outcome {
     let name = t.name("image");
     let up = format!("{}{}", "../".repeat(12), place.trim_start_matches('/'));
     for hostile in [&up, place] {
-        let manifest = json!([{"Config": hostile, "RepoTags": [format!("{name}:latest")], "Layers": [hostile]}]);
-        let tar = Tar::default()
-            .file(hostile, 0o644, b"evil")?
-            .file("manifest.json", 0o644, manifest.to_string().as_bytes())?;
+        let manifest =
+            json!([{"Config": hostile, "RepoTags": [format!("{name}:latest")], "Layers": [hostile]}]);
+        let tar = Tar::default().file(hostile, 0o644, b"evil")?.file(
+            "manifest.json",
+            0o644,
+            manifest.to_string().as_bytes(),
+        )?;
         expect_refusal(t, &name, load(t, &tar.finish()?)?)?;
         ensure!(!outside.exists(), "the archive has written {}", outside.display());
     }
@@ -352,7 +372,10 @@ fn image_of_another_architecture(t: &Target) -> Outcome {
     let run = t.docker(["run", "--rm", &name, "/bin/sh"]).output()?;
     ensure!(run.code() != 0, "{run}");
     ensure!(run.stderr().contains("exec format error"), "{run}");
-    ensure!(run.stderr().contains("platform (linux/arm64) does not match the detected host platform"), "{run}");
+    ensure!(
+        run.stderr().contains("platform (linux/arm64) does not match the detected host platform"),
+        "{run}"
+    );
     t.ok(["rmi", &name])?;
     Ok(())
 }

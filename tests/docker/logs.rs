@@ -78,7 +78,8 @@ fn timestamps(t: &Target) -> Outcome {
 fn since_and_until(t: &Target) -> Outcome {
     let name = t.name("box");
     // Each line waits until it is asked for, so that the times between them can be told apart.
-    let script = "for n in 1 2 3; do while [ ! -e /go$n ]; do sleep 0.05; done; echo line $n; done; sleep 1000";
+    let script =
+        "for n in 1 2 3; do while [ ! -e /go$n ]; do sleep 0.05; done; echo line $n; done; sleep 1000";
     t.ok(["run", "-d", "--name", &name, "busybox", "sh", "-c", script])?;
     let follow = t.docker(["logs", "-f", &name]).spawn()?;
     for number in 1..=3 {
@@ -86,7 +87,8 @@ fn since_and_until(t: &Target) -> Outcome {
         follow.wait_for(&format!("line {number}"))?;
     }
     let stamped = t.ok(["logs", "-t", &name])?;
-    let times: Vec<&str> = stamped.lines().filter_map(|line| line.split_once(' ')).map(|(time, _)| time).collect();
+    let times: Vec<&str> =
+        stamped.lines().filter_map(|line| line.split_once(' ')).map(|(time, _)| time).collect();
     ensure_eq!(times.len(), 3);
     ensure_eq!(t.ok(["logs", "--since", times[1], &name])?, "line 2\nline 3");
     ensure_eq!(t.ok(["logs", "--until", times[1], &name])?, "line 1\nline 2");
@@ -113,7 +115,8 @@ fn follow_to_the_end(t: &Target) -> Outcome {
 
 fn follow_from_now(t: &Target) -> Outcome {
     let name = t.name("box");
-    let script = "n=0; while :; do if [ -e /go ]; then rm /go; n=$((n+1)); echo line $n; fi; sleep 0.05; done";
+    let script =
+        "n=0; while :; do if [ -e /go ]; then rm /go; n=$((n+1)); echo line $n; fi; sleep 0.05; done";
     t.ok(["run", "-d", "--name", &name, "busybox", "sh", "-c", script])?;
     let all = t.docker(["logs", "-f", &name]).spawn()?;
     t.ok(["exec", &name, "touch", "/go"])?;
@@ -184,7 +187,11 @@ fn long_lines(t: &Target) -> Outcome {
 fn every_byte_is_kept(t: &Target) -> Outcome {
     let name = t.name("box");
     // Control characters, quotes, what is no UTF-8, what is longer than one byte.
-    run(t, &name, "printf 'tab\\there \"quoted\" back\\\\slash \\033[1mbold\\033[0m \\000 nul\\r\\n'; printf 'grün 🚢\\n'")?;
+    run(
+        t,
+        &name,
+        "printf 'tab\\there \"quoted\" back\\\\slash \\033[1mbold\\033[0m \\000 nul\\r\\n'; printf 'grün 🚢\\n'",
+    )?;
     let logs = t.fails(0, ["logs", &name])?.stdout();
     ensure_eq!(logs, "tab\there \"quoted\" back\\slash \u{1b}[1mbold\u{1b}[0m \0 nul\r\ngrün 🚢\n");
     Ok(())
@@ -215,7 +222,8 @@ fn driver_none(t: &Target) -> Outcome {
     ensure_eq!(t.ok(["run", "--name", &name, "--log-driver", "none", "busybox", "echo", "seen"])?, "seen");
     t.fails(1, ["logs", &name])?.expect_stderr("configured logging driver does not support reading")?;
     let other = t.name("other");
-    let refused = t.docker(["create", "--name", &other, "--log-driver", "no-such-driver", "busybox"]).output()?;
+    let refused =
+        t.docker(["create", "--name", &other, "--log-driver", "no-such-driver", "busybox"]).output()?;
     if refused.code() == 0 {
         // dockerd looks for the driver when the container starts.
         t.fails(1, ["start", &other])?.expect_stderr("no-such-driver")?;
@@ -230,7 +238,8 @@ fn many_lines(t: &Target) -> Outcome {
     let script = "seq 1 200000";
     t.ok(["run", "-d", "--name", &name, "busybox", "sh", "-c", script])?;
     // A follower from the beginning sees each line once and in order.
-    let follow = t.docker(["logs", "-f", &name]).timeout(Duration::from_secs(200)).output()?.expect_code(0)?;
+    let follow =
+        t.docker(["logs", "-f", &name]).timeout(Duration::from_secs(200)).output()?.expect_code(0)?;
     let expected: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
     ensure!(follow.stdout() == expected, "a follower lost or mixed lines: {} bytes", follow.stdout.len());
     let after = t.docker(["logs", &name]).timeout(Duration::from_secs(200)).output()?.expect_code(0)?;

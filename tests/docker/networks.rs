@@ -49,7 +49,18 @@ fn none(t: &Target) -> Outcome {
 fn host(t: &Target) -> Outcome {
     let script = "readlink /proc/self/ns/net";
     let inside = t.ok(["run", "--rm", "--network", "host", "busybox", "sh", "-c", script])?;
-    let same = t.ok(["run", "--rm", "--network", "host", "--pid", "host", "--privileged", "busybox", "readlink", "/proc/1/ns/net"])?;
+    let same = t.ok([
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        "--pid",
+        "host",
+        "--privileged",
+        "busybox",
+        "readlink",
+        "/proc/1/ns/net",
+    ])?;
     ensure_eq!(inside, same);
     let own = t.ok(["run", "--rm", "--network", "none", "busybox", "sh", "-c", script])?;
     ensure!(own != inside, "the network none is the host's");
@@ -62,7 +73,17 @@ fn host(t: &Target) -> Outcome {
 fn of_another_container(t: &Target) -> Outcome {
     let (one, two) = (t.name("one"), t.name("two"));
     t.ok(["run", "-d", "--name", &one, "--network", "none", "busybox", "sleep", "1000"])?;
-    t.ok(["run", "-d", "--name", &two, "--network", &format!("container:{one}"), "busybox", "sleep", "1000"])?;
+    t.ok([
+        "run",
+        "-d",
+        "--name",
+        &two,
+        "--network",
+        &format!("container:{one}"),
+        "busybox",
+        "sleep",
+        "1000",
+    ])?;
     let space = |name: &str| t.ok(["exec", name, "readlink", "/proc/self/ns/net"]);
     ensure_eq!(space(&one)?, space(&two)?);
     let third = t.name("three");
@@ -75,7 +96,11 @@ fn of_another_container(t: &Target) -> Outcome {
 fn missing(t: &Target) -> Outcome {
     let name = t.name("none");
     t.fails(1, ["network", "inspect", &name])?.expect_stderr(&format!("network {name} not found"))?;
-    ensure_eq!(t.api().get(format!("/networks/{name}")).send()?.expect(404)?.message()?, format!("network {name} not found"));
-    t.fails(1, ["network", "rm", "none"])?.expect_stderr("none is a pre-defined network and cannot be removed")?;
+    ensure_eq!(
+        t.api().get(format!("/networks/{name}")).send()?.expect(404)?.message()?,
+        format!("network {name} not found")
+    );
+    t.fails(1, ["network", "rm", "none"])?
+        .expect_stderr("none is a pre-defined network and cannot be removed")?;
     Ok(())
 }

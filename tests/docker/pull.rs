@@ -73,7 +73,8 @@ fn with_a_token(t: &Target) -> Outcome {
 fn index_of_platforms(t: &Target) -> Outcome {
     let registry = t.registry()?;
     let (name, ours) = image(t, "ours")?;
-    let theirs = Image::new("unused", &Tar::default().file("other", 0o644, b"arm")?.finish()?).architecture("arm64");
+    let theirs =
+        Image::new("unused", &Tar::default().file("other", 0o644, b"arm")?.finish()?).architecture("arm64");
     let index = registry.push_index(&name, "v1", &[theirs.clone(), ours.clone()])?;
     let full = format!("{ADDRESS}/{name}:v1");
     let pulled = t.ok(["pull", &full])?;
@@ -90,7 +91,8 @@ fn index_of_platforms(t: &Target) -> Outcome {
 fn index_without_our_platform(t: &Target) -> Outcome {
     let registry = t.registry()?;
     let name = t.name("image");
-    let theirs = Image::new("unused", &Tar::default().file("other", 0o644, b"arm")?.finish()?).architecture("arm64");
+    let theirs =
+        Image::new("unused", &Tar::default().file("other", 0o644, b"arm")?.finish()?).architecture("arm64");
     registry.push_index(&name, "v1", &[theirs])?;
     t.fails(1, ["pull", &format!("{ADDRESS}/{name}:v1")])?
         .expect_stderr("no matching manifest for linux/amd64")?
@@ -104,7 +106,10 @@ fn by_digest(t: &Target) -> Outcome {
     let manifest = registry.push(&name, "v1", &image)?;
     let full = format!("{ADDRESS}/{name}@{}", digest(&manifest));
     let pulled = t.ok(["pull", &full])?;
-    ensure!(pulled.contains(&format!("{full}: Pulling from {name}").replace(&format!("{ADDRESS}/{name}@"), "")), "{pulled}");
+    ensure!(
+        pulled.contains(&format!("{full}: Pulling from {name}").replace(&format!("{ADDRESS}/{name}@"), "")),
+        "{pulled}"
+    );
     ensure_eq!(t.ok(["run", "--rm", &full, "cat", "/name"])?, name);
     t.ok(["rmi", &full])?;
     Ok(())
@@ -194,7 +199,10 @@ fn tampered_blob(t: &Target) -> Outcome {
     let (name, image) = image(t, "image")?;
     let registry = TokenRegistry::start_tampered(t.namespace(), &name, &image)?;
     let answer = t.fails(1, ["pull", &registry.image()])?;
-    ensure!(contains(&answer.stderr, b"verification failed") || contains(&answer.stderr, b"digest"), "{answer}");
+    ensure!(
+        contains(&answer.stderr, b"verification failed") || contains(&answer.stderr, b"digest"),
+        "{answer}"
+    );
     t.fails(1, ["image", "inspect", &registry.image()])?;
     Ok(())
 }
@@ -209,7 +217,8 @@ fn progress_of_the_api(t: &Target) -> Outcome {
     let text = String::from_utf8(answer.body)?;
     let mut kinds = std::collections::BTreeSet::new();
     for line in text.split("\r\n").filter(|line| !line.is_empty()) {
-        let event: serde_json::Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}"))?;
+        let event: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}"))?;
         let status = event["status"].as_str().with_context(|| format!("no status: {line}"))?.to_owned();
         if status == "Downloading" || status == "Extracting" {
             let detail = &event["progressDetail"];

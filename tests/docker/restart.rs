@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::archive::{self, Image, Tar, busybox_root};
 use serde_json::json;
+use tests::archive::{self, Image, Tar, busybox_root};
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::{SLEEP, Target};
@@ -29,7 +29,8 @@ fn containers_run_on(t: &Target) -> Outcome {
     t.crash()?;
     if t.machine().is_err() {
         // Time passes, and the container goes on: its pid is this machine's.
-        let process = t.namespace().processes()?.into_iter().find(|process| process.line.contains("echo line"));
+        let process =
+            t.namespace().processes()?.into_iter().find(|process| process.line.contains("echo line"));
         process.context("the container died with the engine")?;
     }
     t.recover()?;

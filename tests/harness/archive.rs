@@ -39,7 +39,8 @@ impl Tar {
     fn header(kind: tar::EntryType, name: &str, mode: u32, size: u64) -> Result<tar::Header> {
         let mut header = tar::Header::new_gnu();
         let field = header.as_gnu_mut().context("no GNU header")?;
-        let place = field.name.get_mut(..name.len()).with_context(|| format!("the name {name:?} is too long"))?;
+        let place =
+            field.name.get_mut(..name.len()).with_context(|| format!("the name {name:?} is too long"))?;
         place.copy_from_slice(name.as_bytes());
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -92,16 +93,23 @@ pub fn busybox_root() -> Result<&'static [u8]> {
     if let Some(root) = ROOT.get() {
         return Ok(root);
     }
-    let program = std::fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX} (package busybox-static)"))?;
+    let program =
+        std::fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX} (package busybox-static)"))?;
     let list = Command::new(BUSYBOX).arg("--list").output().context("asking busybox for its applets")?;
     ensure!(list.status.success(), "busybox --list failed");
     let mut tar = Tar::default();
-    for folder in ["bin/", "dev/", "etc/", "home/", "proc/", "root/", "sys/", "usr/", "usr/bin/", "usr/sbin/", "var/"] {
+    for folder in
+        ["bin/", "dev/", "etc/", "home/", "proc/", "root/", "sys/", "usr/", "usr/bin/", "usr/sbin/", "var/"]
+    {
         tar = tar.folder(folder, 0o755)?;
     }
     tar = tar
         .folder("tmp/", 0o1777)?
-        .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n")?
+        .file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n",
+        )?
         .file("etc/group", 0o644, b"root:x:0:\ndaemon:x:1:\nstaff:x:50:daemon\n")?
         .file("bin/busybox", 0o755, &program)?;
     for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|applet| *applet != "busybox") {

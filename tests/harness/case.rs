@@ -62,7 +62,14 @@ impl Case {
     /// A case for every kind of engine, which it shares with other cases.
     #[must_use]
     pub fn new(name: &'static str, body: fn(&Target) -> Outcome) -> Self {
-        Self { name, body: Body::OnEngine(body), kinds: &Kind::ALL, timeout: TIMEOUT, alone: false, images: true }
+        Self {
+            name,
+            body: Body::OnEngine(body),
+            kinds: &Kind::ALL,
+            timeout: TIMEOUT,
+            alone: false,
+            images: true,
+        }
     }
 
     /// A case for the finished product, which starts what it wants.
@@ -110,7 +117,8 @@ impl Case {
         match self.body {
             Body::OnProduct(body) => body(),
             Body::OnEngine(body) => {
-                let engine = if self.alone { Arc::new(engine::Engine::start(kind)?) } else { engine::shared(kind)? };
+                let engine =
+                    if self.alone { Arc::new(engine::Engine::start(kind)?) } else { engine::shared(kind)? };
                 if self.images {
                     engine.load_busybox()?;
                 }
@@ -155,7 +163,11 @@ macro_rules! ensure_eq {
 }
 
 /// The work of [`ensure_eq!`].
-pub fn equal<A: PartialEq<B> + fmt::Debug + ?Sized, B: fmt::Debug + ?Sized>(left: &A, right: &B, context: &dyn Display) -> Outcome {
+pub fn equal<A: PartialEq<B> + fmt::Debug + ?Sized, B: fmt::Debug + ?Sized>(
+    left: &A,
+    right: &B,
+    context: &dyn Display,
+) -> Outcome {
     anyhow::ensure!(left == right, "{context}: expected {right:?}, got {left:?}");
     Ok(())
 }
@@ -208,7 +220,10 @@ fn run(case: Case, kind: Kind, name: &str, required: bool) -> Result<Completion,
         Err(RecvTimeoutError::Disconnected) => {
             let panic = thread.join().err();
             let text = panic.as_deref().and_then(|panic| {
-                panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+                panic
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
             });
             Err(format!("the case panicked: {}", text.unwrap_or_default()).into())
         }

@@ -212,7 +212,8 @@ impl Engine {
     pub fn stop(&self) -> Result<()> {
         let Some(daemon) = self.daemon().take() else { bail!("the engine does not run") };
         let process = self.process()?;
-        rustix::process::kill_process(process.pid, rustix::process::Signal::TERM).context("ending the engine")?;
+        rustix::process::kill_process(process.pid, rustix::process::Signal::TERM)
+            .context("ending the engine")?;
         wait::eventually_true("the engine has ended", START, || Ok(daemon.has_ended()))?;
         Ok(())
     }
@@ -260,10 +261,14 @@ pub struct Client {
 impl Client {
     /// A client for the engine at `socket`.
     pub fn new(program: PathBuf, socket: &Path) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("coracle-test-home-").tempdir().context("making a home folder")?;
+        let home = tempfile::Builder::new()
+            .prefix("coracle-test-home-")
+            .tempdir()
+            .context("making a home folder")?;
         if let Ok(peer) = places::peer() {
             let plugins = home.path().join("cli-plugins");
-            std::os::unix::fs::symlink(peer.join("cli-plugins"), plugins).context("linking the client's plugins")?;
+            std::os::unix::fs::symlink(peer.join("cli-plugins"), plugins)
+                .context("linking the client's plugins")?;
         }
         Ok(Self { program, host: format!("unix://{}", socket.display()), home })
     }
@@ -308,9 +313,11 @@ pub fn shared(kind: Kind) -> Result<Arc<Engine>> {
         }),
     });
     match started {
-        Ok(engine) => {
-            engine.lock().unwrap_or_else(PoisonError::into_inner).clone().context("the shared engine has ended")
-        }
+        Ok(engine) => engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .context("the shared engine has ended"),
         Err(Failure::Skip(reason)) => Err(Skip::because(reason).into()),
         Err(Failure::Error(error)) => bail!("the shared engine did not start: {error}"),
     }

@@ -46,8 +46,12 @@ impl Stream {
     fn limit(&self, timeout: Duration) -> Result<()> {
         let timeout = Some(wait::remaining(timeout));
         match self {
-            Self::Unix(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)),
-            Self::Tcp(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)),
+            Self::Unix(stream) => {
+                stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout))
+            }
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout))
+            }
         }
         .context("setting a socket's time-out")
     }
@@ -171,7 +175,8 @@ impl Request<'_> {
             Err(sending) => Err(sending).context("sending a request's body"),
         })?;
         let field = |name: &str| find(&headers, name);
-        let left = if field("Transfer-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        let left = if field("Transfer-Encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+        {
             Left::Chunk(0)
         } else if let Some(length) = field("Content-Length") {
             Left::Bytes(length.parse().context("Content-Length is no number")?)
@@ -286,7 +291,9 @@ pub fn demultiplex(mut bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     while !bytes.is_empty() {
         let (head, rest) = bytes.split_first_chunk::<8>().context("a frame's head is cut off")?;
-        let [stream, 0, 0, 0, a, b, c, d] = *head else { bail!("no frame of a multiplexed stream: {head:?}") };
+        let [stream, 0, 0, 0, a, b, c, d] = *head else {
+            bail!("no frame of a multiplexed stream: {head:?}")
+        };
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d]))?;
         let (frame, rest) = rest.split_at_checked(length).context("a frame is cut off")?;
         match stream {
@@ -328,7 +335,9 @@ impl Read for Open {
                 return Err(std::io::Error::other(format!("the body ended {left} bytes too soon")));
             }
             Left::Bytes(left) => *left -= taken,
-            Left::Chunk(_) if read == 0 => return Err(std::io::Error::other("the body ended within a chunk")),
+            Left::Chunk(_) if read == 0 => {
+                return Err(std::io::Error::other("the body ended within a chunk"));
+            }
             Left::Chunk(left) => {
                 *left -= taken;
                 if *left == 0 {
@@ -378,7 +387,11 @@ impl Response {
         ensure!(fields.len() == 1, "expected `message` alone in {self}");
         let kind = self.header("Content-Type").unwrap_or_default();
         ensure!(kind == "application/json", "content type {kind:?} of {self}");
-        Ok(fields.get("message").and_then(Value::as_str).with_context(|| format!("no message in {self}"))?.to_owned())
+        Ok(fields
+            .get("message")
+            .and_then(Value::as_str)
+            .with_context(|| format!("no message in {self}"))?
+            .to_owned())
     }
 }
 
@@ -388,7 +401,8 @@ mod tests {
 
     #[test]
     fn multiplexed_streams_come_apart() {
-        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 2, b'a', b'b', 2, 0, 0, 0, 0, 0, 0, 1, b'x', 1, 0, 0, 0, 0, 0, 0, 0];
+        let mut bytes =
+            vec![1, 0, 0, 0, 0, 0, 0, 2, b'a', b'b', 2, 0, 0, 0, 0, 0, 0, 1, b'x', 1, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(demultiplex(&bytes).unwrap(), (b"ab".to_vec(), b"x".to_vec()));
         bytes.push(1);
         assert!(demultiplex(&bytes).is_err());

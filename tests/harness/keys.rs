@@ -86,7 +86,10 @@ pub fn compare(kind: Kind, name: &str, value: &Value, not_ours: &[&str]) -> Resu
     if missing.is_empty() && unknown.is_empty() {
         return Ok(());
     }
-    bail!("the fields of {name} differ from those in {}\nmissing:{missing}\nunknown:{unknown}", file.display())
+    bail!(
+        "the fields of {name} differ from those in {}\nmissing:{missing}\nunknown:{unknown}",
+        file.display()
+    )
 }
 
 #[cfg(test)]
@@ -96,7 +99,8 @@ mod tests {
 
     #[test]
     fn paths_name_fields_and_not_the_users_words() {
-        let keys = of(&json!({"Config": {"Labels": {"mine": "1"}}, "Mounts": [{"Type": "bind"}, {"Type": "x"}]}));
+        let keys =
+            of(&json!({"Config": {"Labels": {"mine": "1"}}, "Mounts": [{"Type": "bind"}, {"Type": "x"}]}));
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         assert_eq!(keys, ["Config", "Config.Labels", "Config.Labels.*", "Mounts", "Mounts[].Type"]);
     }

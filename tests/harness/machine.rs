@@ -107,7 +107,8 @@ impl Machine {
     /// What `coracle status --json` prints of a machine that runs.
     pub fn status(&self) -> Result<Value> {
         let text = self.ok(["status", "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("`coracle status --json` printed no JSON: {text}"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("`coracle status --json` printed no JSON: {text}"))
     }
 
     /// The real `docker`, speaking to the machine `default`.
@@ -118,7 +119,9 @@ impl Machine {
     /// The pid of a process that the status names, as the namespace numbers it.
     pub fn pid(&self, field: &str) -> Result<i32> {
         let status = self.status()?;
-        let pid = find(&status, field).and_then(Value::as_i64).with_context(|| format!("no {field} in {status}"))?;
+        let pid = find(&status, field)
+            .and_then(Value::as_i64)
+            .with_context(|| format!("no {field} in {status}"))?;
         Ok(i32::try_from(pid)?)
     }
 

@@ -20,7 +20,8 @@ fn project() -> &'static Path {
 
 fn product(variable: &str, name: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
-    let path = std::env::var_os(variable).map_or_else(|| target.join("coracle/bin").join(name), PathBuf::from);
+    let path =
+        std::env::var_os(variable).map_or_else(|| target.join("coracle/bin").join(name), PathBuf::from);
     let path = if path.is_absolute() { path } else { project().join(path) };
     if path.is_file() {
         return Ok(path);

@@ -247,7 +247,12 @@ impl Program {
                 command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
             }
         }
-        command.arg("--").arg(&self.path).args(&self.args).env_clear().envs(self.env.iter().map(|(n, v)| (n, v)));
+        command
+            .arg("--")
+            .arg(&self.path)
+            .args(&self.args)
+            .env_clear()
+            .envs(self.env.iter().map(|(n, v)| (n, v)));
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }
@@ -392,7 +397,8 @@ impl Running {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let state = self.shared.lock();
         ensure!(state.status.is_none(), "`{}` has ended already", self.line);
-        rustix::process::kill_process_group(self.pid, signal).with_context(|| format!("signalling `{}`", self.line))
+        rustix::process::kill_process_group(self.pid, signal)
+            .with_context(|| format!("signalling `{}`", self.line))
     }
 
     /// What it has written to standard output so far.

@@ -75,7 +75,8 @@ impl Registry {
             let manifest = self.push(repository, &format!("{tag}-{}", image.architecture), image)?;
             entries.push(image.index_entry(&manifest));
         }
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string().into_bytes();
+        let index =
+            json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string().into_bytes();
         self.push_manifest(repository, tag, INDEX, &index)?;
         Ok(index)
     }
@@ -134,7 +135,8 @@ impl TokenRegistry {
         image: &Image,
         tamper: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Self> {
-        let listener = namespace.in_network(|| TcpListener::bind("127.0.0.1:0").context("binding a registry's port"))?;
+        let listener =
+            namespace.in_network(|| TcpListener::bind("127.0.0.1:0").context("binding a registry's port"))?;
         let address = listener.local_addr()?;
         let layers = image.compressed_layers()?;
         let manifest = image.manifest(&layers);
@@ -185,7 +187,8 @@ impl Shelf {
                 return Ok(());
             }
             let mut words = line.split_whitespace();
-            let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or("/").to_owned());
+            let (method, target) =
+                (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or("/").to_owned());
             let mut token = None;
             loop {
                 let mut header = String::new();
@@ -210,14 +213,18 @@ impl Shelf {
         }
     }
 
-    fn answer(&self, target: &str, token: Option<&str>) -> (&'static str, Vec<(&'static str, String)>, Vec<u8>) {
+    fn answer(
+        &self,
+        target: &str,
+        token: Option<&str>,
+    ) -> (&'static str, Vec<(&'static str, String)>, Vec<u8>) {
         let json_type = ("Content-Type", "application/json".to_owned());
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         if path == "/token" {
             let scope = query.split('&').find_map(|pair| pair.strip_prefix("scope=")).unwrap_or_default();
             let scope = scope.replace("%3A", ":").replace("%2F", "/");
             self.scopes.lock().unwrap_or_else(PoisonError::into_inner).push(scope.clone());
-            let token = json!({"token": format!("for {scope}"), "expires_in": 300});
+            let token = json!({"token": format!("for:{scope}"), "expires_in": 300});
             return ("200 OK", vec![json_type], token.to_string().into_bytes());
         }
         let scope = format!("repository:{}:pull", self.repository);
@@ -233,14 +240,17 @@ impl Shelf {
                 None => refuse(realm, "UNAUTHORIZED"),
             };
         }
-        if token.is_none_or(|token| token != format!("for {scope}")) {
+        if token.is_none_or(|token| token != format!("for:{scope}")) {
             return refuse(format!("{realm},scope=\"{scope}\""), "UNAUTHORIZED");
         }
-        let found = path.strip_prefix(&format!("/v2/{}/", self.repository)).and_then(|rest| self.content.get(rest));
+        let found =
+            path.strip_prefix(&format!("/v2/{}/", self.repository)).and_then(|rest| self.content.get(rest));
         match found {
             Some((media_type, bytes)) => {
-                let headers =
-                    vec![("Content-Type", (*media_type).to_owned()), ("Docker-Content-Digest", digest(bytes))];
+                let headers = vec![
+                    ("Content-Type", (*media_type).to_owned()),
+                    ("Docker-Content-Digest", digest(bytes)),
+                ];
                 ("200 OK", headers, bytes.clone())
             }
             None => {

@@ -78,7 +78,8 @@ fn hold() -> Result<ExitStatus> {
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
     // SAFETY: without FILES, which is not among the flags, no descriptor table changes hands.
     unsafe { rustix::thread::unshare_unsafe(flags) }.context("making namespaces (this needs root)")?;
-    let mut init = Command::new(own_binary()).arg(INIT).spawn().context("starting the first process in them")?;
+    let mut init =
+        Command::new(own_binary()).arg(INIT).spawn().context("starting the first process in them")?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{}", init.id()).and_then(|()| stdout.flush()).context("telling its pid")?;
     Ok(init.wait()?)
@@ -89,8 +90,10 @@ fn init() -> Result<ExitStatus> {
     // First cut the ties with this machine's mounts; then share among the mount namespaces to come, as a Linux that
     // was booted does, because engines look for that.
     let recursive = MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | recursive).context("making mounts private")?;
-    rustix::mount::mount_change("/", MountPropagationFlags::SHARED | recursive).context("sharing mounts inside")?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | recursive)
+        .context("making mounts private")?;
+    rustix::mount::mount_change("/", MountPropagationFlags::SHARED | recursive)
+        .context("sharing mounts inside")?;
     let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("proc", "/proc", "proc", plain, None).context("mounting /proc")?;
     // Engines keep sockets and locks below /run whatever they are told.
@@ -109,7 +112,9 @@ fn init() -> Result<ExitStatus> {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "{READY}").and_then(|()| stdout.flush()).context("saying that the namespaces are ready")?;
+    writeln!(stdout, "{READY}")
+        .and_then(|()| stdout.flush())
+        .context("saying that the namespaces are ready")?;
     // Nothing is ever written there: this returns when the harness has closed its end, or was killed.
     std::io::stdin().read_to_end(&mut Vec::new()).context("waiting for the harness to end")?;
     Ok(ExitStatus::default())

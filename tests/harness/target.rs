@@ -56,7 +56,11 @@ impl Target {
     }
 
     /// `docker ARGS…`, which must end with `code`.
-    pub fn fails<S: AsRef<std::ffi::OsStr>>(&self, code: i32, args: impl IntoIterator<Item = S>) -> Result<Output> {
+    pub fn fails<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        code: i32,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Output> {
         self.docker(args).output()?.expect_code(code)
     }
 

@@ -33,7 +33,11 @@ pub fn remaining(timeout: Duration) -> Duration {
 
 /// Looks until `condition` gives something, and says what was awaited when the time is over. An error of the
 /// condition ends the wait at once.
-pub fn eventually<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn eventually<T>(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let end = until(timeout);
     loop {
         if let Some(found) = condition()? {
@@ -47,7 +51,11 @@ pub fn eventually<T>(what: &str, timeout: Duration, mut condition: impl FnMut() 
 }
 
 /// [`eventually`] for a plain yes or no.
-pub fn eventually_true(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn eventually_true(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     eventually(what, timeout, || Ok(condition()?.then_some(())))
 }
 

@@ -51,8 +51,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         stages.push(("check", Box::new(check::run)));
     }
     if args.level.is_none_or(|level| level == 1) {
-        stages.push(("level 1, host", Box::new(move || unit_tests(build::cargo("test"), HOST_CRATES, filter))));
-        stages.push(("level 1, guest", Box::new(move || unit_tests(build::guest_cargo("test"), GUEST_CRATES, filter))));
+        stages
+            .push(("level 1, host", Box::new(move || unit_tests(build::cargo("test"), HOST_CRATES, filter))));
+        stages.push((
+            "level 1, guest",
+            Box::new(move || unit_tests(build::guest_cargo("test"), GUEST_CRATES, filter)),
+        ));
     }
     if args.level.is_none_or(|level| level > 1) {
         stages.push(("build", Box::new(|| build::product().map(drop))));

@@ -27,4 +27,4 @@ pub mod store;
 /// The engine as a whole: what it is made of, its start and its end.
 pub mod system;
 
-pub use system::{Config, Engine, Host, serve};
+pub use system::{Config, Engine, Host, STOP_TIMEOUT_FILE, serve};

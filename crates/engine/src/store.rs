@@ -55,9 +55,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).context(|| format!("read {}", path.display())),
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .context(|| format!("decode {}", path.display()))
+    serde_json::from_slice(&bytes).map(Some).context(|| format!("decode {}", path.display()))
 }
 
 #[cfg(test)]

@@ -29,7 +29,9 @@ fn main() -> ExitCode {
     match arguments.first().and_then(|word| word.to_str()) {
         Some("oci") => engine::runtime::oci::main(rest()),
         Some("shim") => engine::shim::main(rest()),
-        Some("engine") => runtime::cases::doomed_engine(&arguments.iter().skip(1).cloned().collect::<Vec<_>>()),
+        Some("engine") => {
+            runtime::cases::doomed_engine(&arguments.iter().skip(1).cloned().collect::<Vec<_>>())
+        }
         _ if env::var_os(INSIDE).is_some() => {
             runtime::cases::run(Path::new(&env::var_os(INSIDE).unwrap_or_default()), &arguments)
         }
@@ -63,6 +65,7 @@ fn enter(arguments: &[OsString]) -> ExitCode {
         .args(arguments)
         .env(INSIDE, directory.path())
         .status();
+    runtime::lab::remove_groups(directory.path());
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,

@@ -31,13 +31,19 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Response {
     /// What is being done now, a short phrase for the user.
-    Progress { message: String },
+    Progress {
+        message: String,
+    },
     /// Something the user should know beyond what is being done now; does not end the exchange.
-    Notice { message: String },
+    Notice {
+        message: String,
+    },
     Status(Box<Status>),
     Done,
     /// What failed, why, and what to do next.
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// A machine as its process sees it.

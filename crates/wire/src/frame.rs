@@ -73,10 +73,9 @@ impl Frame {
             (1, []) => Frame::StdinEnd,
             (2, _) => Frame::Stdout(payload),
             (3, _) => Frame::Stderr(payload),
-            (4, &[r0, r1, c0, c1]) => Frame::Resize {
-                rows: u16::from_be_bytes([r0, r1]),
-                columns: u16::from_be_bytes([c0, c1]),
-            },
+            (4, &[r0, r1, c0, c1]) => {
+                Frame::Resize { rows: u16::from_be_bytes([r0, r1]), columns: u16::from_be_bytes([c0, c1]) }
+            }
             (5, &[a, b, c, d]) => Frame::Exit(i32::from_be_bytes([a, b, c, d])),
             _ => return Err(invalid()),
         }))

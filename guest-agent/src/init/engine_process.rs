@@ -27,7 +27,8 @@ use super::{Machine, cgroups, disk, tools};
 use crate::logging;
 
 const SOCKET: &str = "/run/docker.sock";
-const EXEC_ROOT: &str = "/run/coracle";
+/// Where the engine keeps what a reboot ends.
+pub(super) const EXEC_ROOT: &str = "/run/coracle";
 
 /// How long an engine may take until it serves. It looks at every container it finds, on a machine that
 /// may be emulated; longer than this it hangs.

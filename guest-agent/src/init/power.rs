@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use rustix::system::{RebootCommand, reboot};
 use wire::guest::Stage;
 
+use super::engine_process::EXEC_ROOT;
 use super::reaper::Child;
 use super::{Machine, disk, mounts};
 
@@ -81,15 +82,19 @@ fn switch_off() {
 }
 
 /// Asks the engine to stop its containers and itself.
-fn stop_engine(engine: &Child, timeout: Duration) -> io::Result<()> {
-    engine.signal(Signal::TERM)?;
+fn stop_engine(process: &Child, timeout: Duration) -> io::Result<()> {
+    let limit = Path::new(EXEC_ROOT).join(engine::STOP_TIMEOUT_FILE);
+    if let Err(error) = fs::write(&limit, timeout.as_secs().to_string()) {
+        tracing::warn!("the engine takes its own time to stop: cannot write {}: {error}", limit.display());
+    }
+    process.signal(Signal::TERM)?;
     let patience = timeout.saturating_add(ENGINE_GRACE);
-    if let Some(exit) = engine.wait_for(patience)? {
+    if let Some(exit) = process.wait_for(patience)? {
         tracing::info!("the engine ended with {exit}");
     } else {
         tracing::warn!("the engine did not stop within {} s and is killed", patience.as_secs());
-        engine.signal(Signal::KILL)?;
-        engine.wait();
+        process.signal(Signal::KILL)?;
+        process.wait();
     }
     Ok(())
 }

@@ -145,7 +145,10 @@ mod tests {
     #[test]
     fn a_route_for_all_paths_below_serves_their_rows() {
         let served = set(&["GET /images/{*}"]);
-        assert_eq!(findings(&set(&["GET /images/{}/json", "HEAD /images/{}"]), &served), Vec::<String>::new());
+        assert_eq!(
+            findings(&set(&["GET /images/{}/json", "HEAD /images/{}"]), &served),
+            Vec::<String>::new()
+        );
         assert_eq!(findings(&set(&["POST /images/{}/tag"]), &served).len(), 2);
     }
 

@@ -119,11 +119,7 @@ async fn top(State(engine): State<Shared>, Path(name): Path<String>, params: Par
     engine.containers.top(&name, params.get("ps_args").unwrap_or_default()).await.map(Json)
 }
 
-async fn start(
-    State(engine): State<Shared>,
-    Path(name): Path<String>,
-    params: Params,
-) -> Result<StatusCode> {
+async fn start(State(engine): State<Shared>, Path(name): Path<String>, params: Params) -> Result<StatusCode> {
     if params.get("checkpoint").is_some() {
         return Err(Error::invalid("checkpoint is only supported in experimental mode"));
     }
@@ -138,11 +134,7 @@ fn stop_options(params: &Params) -> Result<StopOptions> {
     })
 }
 
-async fn stop(
-    State(engine): State<Shared>,
-    Path(name): Path<String>,
-    params: Params,
-) -> Result<StatusCode> {
+async fn stop(State(engine): State<Shared>, Path(name): Path<String>, params: Params) -> Result<StatusCode> {
     let options = stop_options(&params)?;
     to_end(async move { engine.containers.stop(&name, &options).await }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -158,15 +150,9 @@ async fn restart(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn kill(
-    State(engine): State<Shared>,
-    Path(name): Path<String>,
-    params: Params,
-) -> Result<StatusCode> {
-    to_end(async move {
-        engine.containers.kill(&name, params.get("signal").unwrap_or_default()).await
-    })
-    .await?;
+async fn kill(State(engine): State<Shared>, Path(name): Path<String>, params: Params) -> Result<StatusCode> {
+    to_end(async move { engine.containers.kill(&name, params.get("signal").unwrap_or_default()).await })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -185,10 +171,8 @@ async fn rename(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<StatusCode> {
-    to_end(async move {
-        engine.containers.rename(&name, params.get("name").unwrap_or_default()).await
-    })
-    .await?;
+    to_end(async move { engine.containers.rename(&name, params.get("name").unwrap_or_default()).await })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -205,11 +189,8 @@ async fn remove(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<StatusCode> {
-    let options = RemoveOptions {
-        force: params.flag("force"),
-        volumes: params.flag("v"),
-        link: params.flag("link"),
-    };
+    let options =
+        RemoveOptions { force: params.flag("force"), volumes: params.flag("v"), link: params.flag("link") };
     to_end(async move { engine.containers.remove(&name, options).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -43,8 +43,7 @@ async fn start(
     if !options.tty {
         options.console_size = None;
     }
-    let started =
-        to_end(async move { engine.containers.start_exec(&id, &options).await }).await?;
+    let started = to_end(async move { engine.containers.start_exec(&id, &options).await }).await?;
     let attachment = match started {
         ExecStart::Detached => return Ok(StatusCode::OK.into_response()),
         ExecStart::Attached(attachment) => attachment,

@@ -23,8 +23,8 @@ impl Filters {
             Set(BTreeMap<String, bool>),
         }
         let Some(text) = text else { return Ok(Self::default()) };
-        let decoded: BTreeMap<String, Values> = serde_json::from_str(text)
-            .map_err(|error| Error::invalid("invalid filter").because(error))?;
+        let decoded: BTreeMap<String, Values> =
+            serde_json::from_str(text).map_err(|error| Error::invalid("invalid filter").because(error))?;
         let mut filters = BTreeMap::new();
         for (name, values) in decoded {
             if !known.contains(&name.as_str()) {

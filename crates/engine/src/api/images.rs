@@ -152,8 +152,7 @@ async fn get_one(
             if version.at_least(50) {
                 return Ok(Json(image).into_response());
             }
-            let mut image =
-                serde_json::to_value(image).context(|| "encode an image".to_owned())?;
+            let mut image = serde_json::to_value(image).context(|| "encode an image".to_owned())?;
             older_inspect(&mut image, version);
             Ok(Json(image).into_response())
         }
@@ -202,10 +201,7 @@ async fn post_one(
     match rest.rsplit_once('/') {
         Some((name, "tag")) => {
             let (repository, tag) = (params.get("repo"), params.get("tag"));
-            engine
-                .images
-                .tag(name, repository.unwrap_or_default(), tag.unwrap_or_default())
-                .await?;
+            engine.images.tag(name, repository.unwrap_or_default(), tag.unwrap_or_default()).await?;
             Ok(StatusCode::CREATED.into_response())
         }
         Some((_, "push")) => Err(Error::not_implemented("pushing images is not implemented")),
@@ -218,8 +214,7 @@ async fn delete(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<Response<Body>> {
-    let options =
-        RemoveOptions { force: params.flag("force"), keep_parents: params.flag("noprune") };
+    let options = RemoveOptions { force: params.flag("force"), keep_parents: params.flag("noprune") };
     Ok(Json(engine.images.remove(&name, options).await?).into_response())
 }
 

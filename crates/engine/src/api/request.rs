@@ -17,10 +17,7 @@ pub(crate) struct Params(Vec<(String, String)>);
 impl Params {
     /// The first value of `name`, if it is given and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, value)| key == name && !value.is_empty())
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
     /// Every value of `name`, in order.

@@ -36,10 +36,7 @@ use crate::{
 ///
 /// # Errors
 /// A socket that cannot be bound.
-pub(crate) fn serve(
-    engine: Arc<Engine>,
-    hosts: &[Host],
-) -> Result<impl Future<Output = ()> + Send + use<>> {
+pub(crate) fn serve(engine: Arc<Engine>, hosts: &[Host]) -> Result<impl Future<Output = ()> + Send + use<>> {
     let router = routes().with_state(engine);
     let mut accepting = tokio::task::JoinSet::new();
     for host in hosts {
@@ -51,8 +48,7 @@ pub(crate) fn serve(
             }
             Host::Vsock(port) => {
                 let address = VsockAddr::new(VMADDR_CID_ANY, *port);
-                let listener =
-                    VsockListener::bind(address).context(|| format!("listen on {host}"))?;
+                let listener = VsockListener::bind(address).context(|| format!("listen on {host}"))?;
                 accepting.spawn(accept(router, async move || Ok(listener.accept().await?.0)));
             }
         }

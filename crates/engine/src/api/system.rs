@@ -54,8 +54,20 @@ async fn auth() -> Error {
 }
 
 const EVENT_FILTERS: &[&str] = &[
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
-    "secret", "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 async fn events(State(engine): State<Shared>, params: Params) -> Result<Response<Body>> {
@@ -126,8 +138,7 @@ fn fits(event: &Event, filters: &Filters) -> bool {
     let image = filters.passes("image", |wanted| {
         let names = ["image", "name"].map(|key| event.actor.attributes.get(key));
         let untagged = |name: &str| name.rsplit_once(':').is_some_and(|(name, _)| name == wanted);
-        event.actor.id == wanted
-            || names.into_iter().flatten().any(|name| name == wanted || untagged(name))
+        event.actor.id == wanted || names.into_iter().flatten().any(|name| name == wanted || untagged(name))
     });
     // `exec_start: sh` is asked for as `exec_start`.
     let action = event.action.split(": ").next().unwrap_or_default();
@@ -162,9 +173,7 @@ mod tests {
             [("name", "web"), ("image", "nginx:latest"), ("tier", "front")],
         );
         let event = events.listen().0.remove(0);
-        let fits = |text: &str| {
-            super::fits(&event, &Filters::parse(Some(text), EVENT_FILTERS).unwrap())
-        };
+        let fits = |text: &str| super::fits(&event, &Filters::parse(Some(text), EVENT_FILTERS).unwrap());
         for text in [
             r#"{"container":["web"]}"#,
             r#"{"container":["abc"]}"#,

@@ -26,8 +26,7 @@ impl DetachKeys {
     /// # Errors
     /// Docker's words for keys that do not exist.
     pub(crate) fn for_attach(text: &str) -> Result<Self> {
-        Self::parse(text)
-            .ok_or_else(|| Error::invalid(format!("Invalid detach keys ({text}) provided")))
+        Self::parse(text).ok_or_else(|| Error::invalid(format!("Invalid detach keys ({text}) provided")))
     }
 
     /// The keys of an exec request.
@@ -35,8 +34,7 @@ impl DetachKeys {
     /// # Errors
     /// Docker's words for keys that do not exist.
     pub(crate) fn for_exec(text: &str) -> Result<Self> {
-        Self::parse(text)
-            .ok_or_else(|| Error::invalid(format!("Invalid escape keys ({text}) provided")))
+        Self::parse(text).ok_or_else(|| Error::invalid(format!("Invalid escape keys ({text}) provided")))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

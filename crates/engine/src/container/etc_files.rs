@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn the_machines_resolver_gives_way_to_the_containers() {
-        let machine = "# comment\nnameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch lan corp\noptions ndots:2\n";
+        let machine =
+            "# comment\nnameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch lan corp\noptions ndots:2\n";
         let mut record = testing::record("web");
         assert_eq!(
             resolv_conf(machine, &record),

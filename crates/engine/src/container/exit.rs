@@ -38,20 +38,21 @@ impl Containers {
             self.emit(container, "oom", &[]);
         }
         let run_time = container.state().run_time();
-        self.clean_up(container).await;
-        container.renew_hub();
         let code = if exit.known { exit.code } else { UNKNOWN_EXIT };
         let restart = self.next_restart(container, code, run_time);
         let at = OffsetDateTime::from(exit.at);
-        if restart.is_some() {
-            container.change(|state| state.restarting(code, at));
-        } else {
-            container.change(|state| state.exited(code, at));
-        }
-        let attributes = [
-            ("exitCode", code.to_string()),
-            ("execDuration", run_time.as_secs().to_string()),
-        ];
+        let end = |state: &mut State| match restart {
+            Some(_) => state.restarting(code, at),
+            None => state.exited(code, at),
+        };
+        // Kept before the runtime forgets it, and told after everything is given back.
+        let mut ended = container.state();
+        end(&mut ended);
+        container.keep(&ended);
+        self.clean_up(container).await;
+        container.renew_hub();
+        container.note(end);
+        let attributes = [("exitCode", code.to_string()), ("execDuration", run_time.as_secs().to_string())];
         let attributes = attributes.each_ref().map(|(name, value)| (*name, value.as_str()));
         self.emit(container, "die", &attributes);
         match restart {

@@ -88,8 +88,7 @@ impl Containers {
             let starting =
                 container.state().health().is_some_and(|health| health.status() == Status::Starting);
             let in_start_period = container.state().run_time() < check.start_period;
-            let interval =
-                if starting && in_start_period { check.start_interval } else { check.interval };
+            let interval = if starting && in_start_period { check.start_interval } else { check.interval };
             tokio::time::sleep(interval).await;
             // A paused container is neither well nor unwell.
             if container.state().is_paused() {
@@ -173,7 +172,10 @@ mod tests {
     fn checks_are_commands_or_lines_of_shell() {
         let check = Check::of(&config(&["CMD-SHELL", "test -e /x"])).unwrap();
         assert_eq!(check.command, ["/bin/sh", "-c", "test -e /x"]);
-        assert_eq!((check.timeout, check.interval, check.retries), (Duration::from_secs(1), INTERVAL, RETRIES));
+        assert_eq!(
+            (check.timeout, check.interval, check.retries),
+            (Duration::from_secs(1), INTERVAL, RETRIES)
+        );
         assert_eq!(Check::of(&config(&["CMD", "true"])).unwrap().command, ["true"]);
         for test in [&["NONE"][..], &[], &["ODD", "x"]] {
             assert!(Check::of(&config(test)).is_none());

@@ -14,8 +14,21 @@ use crate::{
 
 /// The filters there are.
 pub(crate) const LIST_FILTERS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name",
-    "network", "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 const STATES: &[&str] = &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
@@ -188,9 +201,7 @@ impl Containers {
                 network_mode: record.host_config.network_mode.clone(),
                 annotations: record.host_config.annotations.clone(),
             },
-            network_settings: SummaryNetworkSettings {
-                networks: inspect::endpoints(record, networks),
-            },
+            network_settings: SummaryNetworkSettings { networks: inspect::endpoints(record, networks) },
             mounts: record.mounts.iter().map(|mount| mount.point.clone()).collect(),
         }
     }
@@ -254,9 +265,9 @@ impl Wanted<'_> {
             return true;
         }
         ports(record).iter().any(|port| {
-            let published = port.public_port.is_some_and(|number| {
-                self.publish.iter().any(|range| range.holds(number, &port.protocol))
-            });
+            let published = port
+                .public_port
+                .is_some_and(|number| self.publish.iter().any(|range| range.holds(number, &port.protocol)));
             published || self.expose.iter().any(|range| range.holds(port.private_port, &port.protocol))
         })
     }
@@ -294,9 +305,7 @@ impl PortRange {
         if text.contains(':') {
             return Err(Error::invalid(format!("filter for '{filter}' should not contain ':': {text}")));
         }
-        let wrong = |why: &str| {
-            Error::invalid(format!("error while looking up for {filter} {text}: {why}"))
-        };
+        let wrong = |why: &str| Error::invalid(format!("error while looking up for {filter} {text}: {why}"));
         let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
         let protocol = if protocol.is_empty() { "tcp" } else { protocol };
         if !matches!(protocol, "tcp" | "udp" | "sctp") {

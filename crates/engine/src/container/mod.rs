@@ -31,10 +31,10 @@ mod signals;
 mod start;
 mod state;
 mod stop;
-#[cfg(test)]
-mod testing;
 /// Standard streams of running processes.
 mod streams;
+#[cfg(test)]
+mod testing;
 mod top;
 mod update;
 mod volumes;
@@ -204,9 +204,9 @@ impl Containers {
             .map(|(_, container)| container);
         match (fitting.next(), fitting.next()) {
             (Some(container), None) => Ok(container.clone()),
-            (Some(_), Some(_)) => Err(Error::invalid(format!(
-                "multiple IDs found with provided prefix: {name_or_id}"
-            ))),
+            (Some(_), Some(_)) => {
+                Err(Error::invalid(format!("multiple IDs found with provided prefix: {name_or_id}")))
+            }
             (None, _) => Err(no_such_container(name_or_id)),
         }
     }
@@ -305,15 +305,20 @@ impl Container {
         let mut result = None;
         self.state.send_modify(|state| {
             result = Some(change(state));
-            if let Err(error) = record::save_state(&self.directory, state) {
-                tracing::error!(container = self.id, "{error}");
-            }
+            self.keep(state);
         });
         // `send_modify` calls its argument exactly once.
         result.unwrap_or_else(|| unreachable!())
     }
 
-    /// [`Container::change`] for what is not kept.
+    /// Keeps a state.
+    fn keep(&self, state: &State) {
+        if let Err(error) = record::save_state(&self.directory, state) {
+            tracing::error!(container = self.id, "{error}");
+        }
+    }
+
+    /// [`Container::change`] for what is not kept, or is already.
     fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut result = None;
         self.state.send_modify(|state| result = Some(change(state)));
@@ -344,9 +349,7 @@ fn no_such_container(name: &str) -> Error {
 }
 
 /// Runs what blocks on the disk or on mounts.
-async fn blocking<T: Send + 'static>(
-    run: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(run).await {
         Ok(result) => result,
         Err(error) => Err(Error::system("a task of the engine panicked").because(error)),

@@ -39,8 +39,7 @@ impl Containers {
     ) -> Result<Self> {
         let root = data_root.join("containers");
         fs::create_dir_all(&root).context(|| format!("create {}", root.display()))?;
-        let machine =
-            Machine::read(runtime.cgroups()).context(|| "look at this machine".to_owned())?;
+        let machine = Machine::read(runtime.cgroups()).context(|| "look at this machine".to_owned())?;
         let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
         let containers = Self(Arc::new(Inner {
             volumes: Volumes::new(data_root.join("volumes")),

@@ -39,8 +39,7 @@ impl Containers {
         for container in self.all() {
             let record = container.record();
             let labels = record.config.labels.clone().unwrap_or_default();
-            let young = until
-                .is_some_and(|until| record.created.unix_timestamp_nanos() > i128::from(until));
+            let young = until.is_some_and(|until| record.created.unix_timestamp_nanos() > i128::from(until));
             let kept = filters.has("label!") && filters.labels("label!", &labels);
             if container.state().is_running() || young || kept || !filters.labels("label", &labels) {
                 continue;

@@ -31,15 +31,11 @@ impl Containers {
     pub(crate) async fn remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
         let container = self.get(name)?;
         if !container.note(State::begin_removal) {
-            return Err(Error::conflict(format!(
-                "removal of container {name} is already in progress"
-            )));
+            return Err(Error::conflict(format!("removal of container {name} is already in progress")));
         }
         if options.link {
             container.note(State::removal_refused);
-            return Err(Error::system(
-                "Conflict, cannot remove the default link name of the container",
-            ));
+            return Err(Error::system("Conflict, cannot remove the default link name of the container"));
         }
         let removed = self.remove_begun(&container, options).await;
         if removed.is_err() && !container.state().is_dead() {

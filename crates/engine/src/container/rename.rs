@@ -15,13 +15,10 @@ impl Containers {
         let container = self.get(name)?;
         let _changing = container.changing.lock().await;
         let record = container.record();
-        let allocating = |error: Error| {
-            Error::new(error.kind(), "Error when allocating new name").because(error)
-        };
+        let allocating =
+            |error: Error| Error::new(error.kind(), "Error when allocating new name").because(error);
         if new_name.strip_prefix('/').unwrap_or(new_name) == record.name {
-            return Err(Error::invalid(
-                "Renaming a container with the same name as its current name",
-            ));
+            return Err(Error::invalid("Renaming a container with the same name as its current name"));
         }
         let new_name = names::check(new_name).map_err(allocating)?;
         self.reserve_name(new_name, &container.id).map_err(allocating)?;

@@ -27,9 +27,9 @@ pub(super) fn validate(policy: &RestartPolicy) -> Result<()> {
                  'on-failure'{negative}"
             )))
         }
-        "on-failure" if count < 0 => Err(Error::invalid(
-            "invalid restart policy: maximum retry count cannot be negative",
-        )),
+        "on-failure" if count < 0 => {
+            Err(Error::invalid("invalid restart policy: maximum retry count cannot be negative"))
+        }
         "always" | "unless-stopped" | "no" | "on-failure" | "" => Ok(()),
         name => Err(Error::invalid(format!(
             "invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', \
@@ -71,11 +71,8 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The wait after a run that took `run_time`.
     pub(super) fn next(&mut self, run_time: Duration) -> Duration {
-        self.delay = if self.delay.is_zero() || run_time >= LONG_RUN {
-            FIRST
-        } else {
-            (self.delay * 2).min(LONGEST)
-        };
+        self.delay =
+            if self.delay.is_zero() || run_time >= LONG_RUN { FIRST } else { (self.delay * 2).min(LONGEST) };
         self.delay
     }
 }

@@ -207,8 +207,7 @@ impl Containers {
     ) -> Result<oci_spec::runtime::Process> {
         let user = self.user(container, &what.user).await?;
         let record = container.record();
-        let command: Vec<String> =
-            std::iter::once(&what.program).chain(&what.arguments).cloned().collect();
+        let command: Vec<String> = std::iter::once(&what.program).chain(&what.arguments).cloned().collect();
         let request = ExecRequest {
             command: &command,
             environment: &what.environment,

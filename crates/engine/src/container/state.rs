@@ -221,16 +221,13 @@ impl State {
     /// Docker's words for why not; "not modified" when it runs already.
     pub(crate) fn check_start(&self) -> Result<()> {
         match self.phase {
-            Phase::Paused => {
-                Err(Error::conflict("cannot start a paused container, try unpause instead"))
+            Phase::Paused => Err(Error::conflict("cannot start a paused container, try unpause instead")),
+            Phase::Running | Phase::Restarting => {
+                Err(Error::new(crate::error::Kind::NotModified, "container is already running"))
             }
-            Phase::Running | Phase::Restarting => Err(Error::new(
-                crate::error::Kind::NotModified,
-                "container is already running",
-            )),
-            _ if self.is_leaving() => Err(Error::conflict(
-                "container is marked for removal and cannot be started",
-            )),
+            _ if self.is_leaving() => {
+                Err(Error::conflict("container is marked for removal and cannot be started"))
+            }
             _ => Ok(()),
         }
     }
@@ -242,9 +239,9 @@ impl State {
     pub(crate) fn check_exec(&self, id: &str, name: &str) -> Result<()> {
         match self.phase {
             Phase::Running => Ok(()),
-            Phase::Paused => Err(Error::conflict(format!(
-                "Container {name} is paused, unpause the container before exec"
-            ))),
+            Phase::Paused => {
+                Err(Error::conflict(format!("Container {name} is paused, unpause the container before exec")))
+            }
             Phase::Restarting => Err(is_restarting(id)),
             _ => Err(not_running(id)),
         }
@@ -268,9 +265,7 @@ pub(crate) fn not_running(id: &str) -> Error {
 }
 
 fn is_restarting(id: &str) -> Error {
-    Error::conflict(format!(
-        "Container {id} is restarting, wait until the container is running"
-    ))
+    Error::conflict(format!("Container {id} is restarting, wait until the container is running"))
 }
 
 /// The transitions.
@@ -305,11 +300,9 @@ impl State {
             self.exited_in(Phase::Exited, exit_code, OffsetDateTime::now_utc());
         }
         self.exit_code = exit_code;
+        self.latest_exit = Some(exit_code);
         self.error = error;
         self.pid = 0;
-        // Whoever waits for the next exit waits for this one, too.
-        self.exits += 1;
-        self.latest_exit = Some(exit_code);
     }
 
     pub(crate) fn paused(&mut self) {
@@ -464,7 +457,10 @@ mod tests {
         assert!(state.is_running());
         state.resumed();
         state.restarting(3, at(70));
-        assert_eq!((state.word(), state.sentence(at(71)).as_str()), ("restarting", "Restarting (3) 1 second ago"));
+        assert_eq!(
+            (state.word(), state.sentence(at(71)).as_str()),
+            ("restarting", "Restarting (3) 1 second ago")
+        );
         assert!(state.is_running());
         state.restart_cancelled();
         assert_eq!((state.word(), state.sentence(at(190)).as_str()), ("exited", "Exited (3) 2 minutes ago"));
@@ -493,10 +489,7 @@ mod tests {
         );
         state.exited(0, at(0));
         state.check_start().unwrap();
-        assert_eq!(
-            state.check_process("abc").unwrap_err().to_string(),
-            "container abc is not running"
-        );
+        assert_eq!(state.check_process("abc").unwrap_err().to_string(), "container abc is not running");
         state.dead();
         assert_eq!(
             state.check_start().unwrap_err().to_string(),

@@ -33,9 +33,9 @@ impl Containers {
         if !container.state().is_running() {
             return Err(Error::new(Kind::NotModified, "container is already stopped"));
         }
-        self.stop_now(&container, options).await.map_err(|error| {
-            Error::system(format!("cannot stop container: {name}")).because(error)
-        })
+        self.stop_now(&container, options)
+            .await
+            .map_err(|error| Error::system(format!("cannot stop container: {name}")).because(error))
     }
 
     /// Stops a container and starts it again.
@@ -55,19 +55,15 @@ impl Containers {
             container.restarts().keep_once = false;
             result
         };
-        again.await.map_err(|error| {
-            Error::system(format!("Cannot restart container {name}")).because(error)
-        })?;
+        again
+            .await
+            .map_err(|error| Error::system(format!("Cannot restart container {name}")).because(error))?;
         self.emit(&container, "restart", &[]);
         Ok(())
     }
 
     /// Stops a container that may not run.
-    pub(super) async fn stop_now(
-        &self,
-        container: &Arc<Container>,
-        options: &StopOptions,
-    ) -> Result<()> {
+    pub(super) async fn stop_now(&self, container: &Arc<Container>, options: &StopOptions) -> Result<()> {
         if !container.state().is_running() {
             return Ok(());
         }

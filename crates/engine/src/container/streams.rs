@@ -211,8 +211,7 @@ impl Hub {
     pub(crate) fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
         let terminal = self.terminal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(terminal) = terminal {
-            let size =
-                rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&*terminal, size)?;
         }
         Ok(())
@@ -239,9 +238,9 @@ impl Hub {
             let mut buffer = Buffers::take();
             let mut read = |fd: &OwnedFd| Ok(rustix::io::read(fd, &mut buffer[..])?);
             let result = match ready {
-                Some(mut ready) => ready.try_io(|fd| read(fd.get_ref())).unwrap_or_else(|_| {
-                    Err(io::ErrorKind::WouldBlock.into())
-                }),
+                Some(mut ready) => ready
+                    .try_io(|fd| read(fd.get_ref()))
+                    .unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into())),
                 None => read(fd.get_ref()),
             };
             let go_on = match result {

@@ -20,8 +20,7 @@ impl Containers {
         check_arguments(arguments)?;
         let container = self.get(name)?;
         container.state().check_process(&container.id)?;
-        let pids: BTreeSet<u32> =
-            self.0.runtime.processes(&container.id).await?.into_iter().collect();
+        let pids: BTreeSet<u32> = self.0.runtime.processes(&container.id).await?.into_iter().collect();
         let top = match arguments.trim() {
             "" | "-ef" => super::blocking(move || full_list(&pids)).await?,
             other => run_ps(other, &pids).await?,
@@ -81,9 +80,8 @@ fn line(pid: u32, users: &str, clock: &Clock) -> Option<Vec<String>> {
     let stat = fs::read_to_string(directory.join("stat")).ok()?;
     let status = fs::read_to_string(directory.join("status")).ok()?;
     let command = fs::read(directory.join("cmdline")).ok()?;
-    let uid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
     fields(&stat, &command, uid, users, clock)
 }
 
@@ -195,9 +193,9 @@ fn parse_ps(output: &str, pids: &BTreeSet<u32>) -> Result<Top> {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let Some(pid) = fields.get(column) else { continue };
         if *pid != "-" {
-            let number = pid.parse::<u32>().map_err(|error| {
-                Error::system(format!("Unexpected pid '{pid}'")).because(error)
-            })?;
+            let number = pid
+                .parse::<u32>()
+                .map_err(|error| Error::system(format!("Unexpected pid '{pid}'")).because(error))?;
             ours = pids.contains(&number);
         }
         if ours && fields.len() >= titles.len() {

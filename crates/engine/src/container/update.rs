@@ -26,9 +26,7 @@ impl Containers {
         };
         let state = container.state();
         if state.is_leaving() {
-            return Err(cannot(Error::conflict(
-                "container is marked for removal and cannot be \"update\"",
-            )));
+            return Err(cannot(Error::conflict("container is marked for removal and cannot be \"update\"")));
         }
         let mut record = (*container.record()).clone();
         let limits_before = record.host_config.resources.clone();
@@ -58,13 +56,19 @@ impl Containers {
 fn apply(own: &mut Resources, request: &Resources) -> Result<()> {
     let conflict = |text: &str| Err(Error::conflict(text));
     if request.nano_cpus > 0 && own.cpu_period > 0 {
-        return conflict("Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set");
+        return conflict(
+            "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set",
+        );
     }
     if request.nano_cpus > 0 && own.cpu_quota > 0 {
-        return conflict("Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set");
+        return conflict(
+            "Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set",
+        );
     }
     if request.cpu_period > 0 && own.nano_cpus > 0 {
-        return conflict("Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set");
+        return conflict(
+            "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set",
+        );
     }
     if request.cpu_quota > 0 && own.nano_cpus > 0 {
         return conflict("Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set");
@@ -93,10 +97,9 @@ fn apply(own: &mut Resources, request: &Resources) -> Result<()> {
     if request.blkio_weight != 0 {
         own.blkio_weight = request.blkio_weight;
     }
-    for (own, request) in [
-        (&mut own.cpuset_cpus, &request.cpuset_cpus),
-        (&mut own.cpuset_mems, &request.cpuset_mems),
-    ] {
+    for (own, request) in
+        [(&mut own.cpuset_cpus, &request.cpuset_cpus), (&mut own.cpuset_mems, &request.cpuset_mems)]
+    {
         if !request.is_empty() {
             own.clone_from(request);
         }
@@ -114,10 +117,14 @@ mod tests {
 
     #[test]
     fn only_what_is_named_changes() {
-        let mut own = Resources { memory: 64 << 20, memory_swap: 128 << 20, cpu_shares: 512, ..Resources::default() };
+        let mut own =
+            Resources { memory: 64 << 20, memory_swap: 128 << 20, cpu_shares: 512, ..Resources::default() };
         let request = Resources { memory: 32 << 20, pids_limit: Some(-1), ..Resources::default() };
         apply(&mut own, &request).unwrap();
-        assert_eq!((own.memory, own.memory_swap, own.cpu_shares, own.pids_limit), (32 << 20, 128 << 20, 512, Some(0)));
+        assert_eq!(
+            (own.memory, own.memory_swap, own.cpu_shares, own.pids_limit),
+            (32 << 20, 128 << 20, 512, Some(0))
+        );
         let error = apply(&mut own, &Resources { memory: 1 << 30, ..Resources::default() }).unwrap_err();
         assert!(error.to_string().starts_with("Memory limit should be smaller than"));
     }

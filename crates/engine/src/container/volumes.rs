@@ -9,9 +9,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, chownat,
-        fchmod, fchown, fstat, futimens, mkdirat, mknodat, openat, openat2, readlinkat, statat,
-        symlinkat, utimensat,
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, chownat, fchmod,
+        fchown, fstat, futimens, mkdirat, mknodat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -106,8 +105,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize) -> io::Result<()> {
         let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                let flags =
-                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 mkdirat(to, name, Mode::RWXU)?;
                 let inner_from = openat(from, name, flags, Mode::empty())?;
                 let inner_to = openat(to, name, flags, Mode::empty())?;

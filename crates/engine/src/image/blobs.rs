@@ -84,8 +84,7 @@ impl Blobs {
     pub(crate) fn writer(&self) -> Result<BlobWriter> {
         let number = self.0.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.0.making.join(number.to_string());
-        let file =
-            File::create_new(&path).context(|| format!("create {}", path.display()))?;
+        let file = File::create_new(&path).context(|| format!("create {}", path.display()))?;
         Ok(BlobWriter {
             blobs: self.clone(),
             file,

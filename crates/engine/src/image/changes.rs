@@ -95,14 +95,10 @@ fn apply_one(config: &mut ContainerConfig, line: &str) -> Result<()> {
             let first = trigger.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
             match first.as_str() {
                 "ONBUILD" => {
-                    return Err(Error::invalid(
-                        "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
-                    ));
+                    return Err(Error::invalid("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"));
                 }
                 "MAINTAINER" | "FROM" => {
-                    return Err(Error::invalid(format!(
-                        "{first} isn't allowed as an ONBUILD trigger"
-                    )));
+                    return Err(Error::invalid(format!("{first} isn't allowed as an ONBUILD trigger")));
                 }
                 _ => config.on_build.get_or_insert_default().push(trigger),
             }
@@ -293,9 +289,7 @@ fn healthcheck(text: &str) -> Result<Healthcheck> {
             None => vec!["CMD-SHELL".to_owned(), arguments.to_owned()],
         },
         _ => {
-            return Err(Error::invalid(format!(
-                "Unknown type {kind:?} in HEALTHCHECK (try CMD)"
-            )));
+            return Err(Error::invalid(format!("Unknown type {kind:?} in HEALTHCHECK (try CMD)")));
         }
     });
     Ok(check)

@@ -171,20 +171,15 @@ impl Document {
 ///
 /// # Errors
 /// A configuration that is missing or damaged; a layer that is missing.
-pub(super) fn load_image(
-    digest: Digest,
-    record: Record,
-    blobs: &Blobs,
-    layers: &Layers,
-) -> Result<Image> {
+pub(super) fn load_image(digest: Digest, record: Record, blobs: &Blobs, layers: &Layers) -> Result<Image> {
     let file = ConfigFile::decode(&blobs.read(digest, MAX_DOCUMENT)?)?;
     let diff_ids = file.rootfs.diff_ids;
     let chain = LayerId::chain(&diff_ids);
     let mut size = 0_u64;
     for id in &chain {
-        let layer = layers.get(*id).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("layer {id} does not exist"))
-        })?;
+        let layer = layers
+            .get(*id)
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("layer {id} does not exist")))?;
         size = size.saturating_add(layer.size);
     }
     let comment = match file.comment.is_empty() {
@@ -261,9 +256,11 @@ mod tests {
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{blob}]}}"#);
         assert!(matches!(Document::decode(manifest.as_bytes(), None), Ok(Document::Manifest(_))));
         assert!(matches!(Document::decode(index.as_bytes(), None), Ok(Document::Index(_))));
-        assert!(Document::decode(manifest.as_bytes(), Some(OCI_INDEX)).is_ok_and(
-            |document| matches!(document, Document::Index(index) if index.manifests.is_empty())
-        ));
+        assert!(
+            Document::decode(manifest.as_bytes(), Some(OCI_INDEX)).is_ok_and(
+                |document| matches!(document, Document::Index(index) if index.manifests.is_empty())
+            )
+        );
         let old = Document::decode(br#"{"schemaVersion":1}"#, None).unwrap_err().to_string();
         assert!(old.contains("schema 1"), "{old}");
     }

@@ -20,9 +20,9 @@ impl Images {
             let size = match step.empty_layer {
                 true => 0,
                 false => {
-                    let layer = layers.next().ok_or_else(|| {
-                        Error::system("too many non-empty layers in History section")
-                    })?;
+                    let layer = layers
+                        .next()
+                        .ok_or_else(|| Error::system("too many non-empty layers in History section"))?;
                     self.0.layers.get(*layer).map_or(0, |layer| layer.size)
                 }
             };

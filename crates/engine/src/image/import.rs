@@ -87,8 +87,7 @@ impl Images {
         };
         let images = self.clone();
         let make = move || images.import_blocking(source, &container, &comment, &platform);
-        let digest =
-            spawn_blocking(make).await.context(|| "import an archive".to_owned())??;
+        let digest = spawn_blocking(make).await.context(|| "import an archive".to_owned())??;
         let id = digest.to_string();
         if let Some(reference) = reference {
             self.tag_reference(&id, reference).await?;
@@ -133,8 +132,7 @@ impl Images {
                 Some(media_type) => self.keep_archive(source, media_type)?,
                 // Registries know no other compressions.
                 None => {
-                    let (_, plain) =
-                        decompress(source).context(|| "read the archive".to_owned())?;
+                    let (_, plain) = decompress(source).context(|| "read the archive".to_owned())?;
                     let media_type = Compression::None.layer_media_type().unwrap_or_default();
                     self.keep_archive(plain, media_type)?
                 }
@@ -148,11 +146,7 @@ impl Images {
         let new = NewLayer { below: Vec::new(), diff_id, blob };
         inner.layers.unpack(&new, archive)?;
         let created = config::now()?;
-        let step = Step {
-            created: created.clone(),
-            comment: comment.to_owned(),
-            ..Step::default()
-        };
+        let step = Step { created: created.clone(), comment: comment.to_owned(), ..Step::default() };
         let config = NewConfig {
             architecture: platform.architecture(),
             variant: platform.variant(),
@@ -180,11 +174,7 @@ impl Images {
         let mut writer = self.0.blobs.writer()?;
         copy(&mut source, &mut writer).context(|| "read the archive".to_owned())?;
         let staged = writer.finish();
-        let blob = Blob {
-            media_type: media_type.to_owned(),
-            digest: staged.digest(),
-            size: staged.size(),
-        };
+        let blob = Blob { media_type: media_type.to_owned(), digest: staged.digest(), size: staged.size() };
         let (compression, mut plain) =
             decompress(staged.open()?).context(|| "read the archive".to_owned())?;
         if compression == Compression::None {

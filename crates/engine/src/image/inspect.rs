@@ -43,9 +43,7 @@ impl Images {
 pub(super) fn split(references: &[Reference]) -> (Vec<String>, Vec<String>) {
     let (digests, tags): (Vec<_>, Vec<_>) =
         references.iter().partition(|reference| reference.digest().is_some());
-    let familiar = |references: Vec<&Reference>| {
-        references.into_iter().map(Reference::familiar).collect()
-    };
+    let familiar = |references: Vec<&Reference>| references.into_iter().map(Reference::familiar).collect();
     (familiar(tags), familiar(digests))
 }
 

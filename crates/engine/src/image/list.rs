@@ -118,10 +118,7 @@ impl Images {
     }
 
     /// The bytes of each layer that more than one image has; 0 for the others.
-    fn shared(
-        &self,
-        images: &[(std::sync::Arc<Image>, Vec<Reference>, bool)],
-    ) -> HashMap<LayerId, u64> {
+    fn shared(&self, images: &[(std::sync::Arc<Image>, Vec<Reference>, bool)]) -> HashMap<LayerId, u64> {
         let mut users: HashMap<LayerId, usize> = HashMap::new();
         for layer in images.iter().flat_map(|(image, ..)| &image.layers) {
             *users.entry(*layer).or_default() += 1;
@@ -138,9 +135,9 @@ impl Images {
 
 /// A filter that is a boolean, with Docker's words for one that is not.
 pub(super) fn flag(filters: &Filters, name: &str) -> Result<Option<bool>> {
-    filters.flag(name).map_err(|_| {
-        Error::invalid(format!("invalid filter '{name}=[{}]'", filters.get(name).join(" ")))
-    })
+    filters
+        .flag(name)
+        .map_err(|_| Error::invalid(format!("invalid filter '{name}=[{}]'", filters.get(name).join(" "))))
 }
 
 /// The filter `until`: a time, or how long ago.
@@ -157,9 +154,8 @@ pub(super) fn until(text: &str) -> Result<i128> {
         Some((date, clock)) => format!("{date}T{clock}Z"),
         None => format!("{text}T00:00:00Z"),
     };
-    super::config::parse_time(&short).ok_or_else(|| {
-        Error::system(format!("failed to parse value as time or duration: {text:?}"))
-    })
+    super::config::parse_time(&short)
+        .ok_or_else(|| Error::system(format!("failed to parse value as time or duration: {text:?}")))
 }
 
 /// Whether a name fits the filter `reference`, in full or without its tag.
@@ -168,9 +164,8 @@ fn fits(filters: &Filters, reference: &Reference) -> Result<bool> {
         return Ok(true);
     }
     for wanted in filters.get("reference") {
-        let matches = |text: &str| {
-            pattern::matches(wanted, text).map_err(|error| Error::system(error.to_string()))
-        };
+        let matches =
+            |text: &str| pattern::matches(wanted, text).map_err(|error| Error::system(error.to_string()));
         if matches(&reference.familiar())? || matches(&reference.familiar_name())? {
             return Ok(true);
         }

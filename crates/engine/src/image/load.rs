@@ -82,12 +82,7 @@ impl Images {
             .context(|| "load images".to_owned())?
     }
 
-    fn load_blocking(
-        &self,
-        body: impl Read + Send,
-        quiet: bool,
-        progress: &Progress,
-    ) -> Result<()> {
+    fn load_blocking(&self, body: impl Read + Send, quiet: bool, progress: &Progress) -> Result<()> {
         let mut archive = Archive::read(self, body)?;
         let items = archive.items()?;
         let mut without_name = Vec::new();
@@ -152,12 +147,7 @@ impl<'a> Archive<'a> {
         Ok(archive)
     }
 
-    fn file(
-        &mut self,
-        name: &str,
-        entry: &TarEntry,
-        reader: &mut TarReader<impl Read>,
-    ) -> Result<Member> {
+    fn file(&mut self, name: &str, entry: &TarEntry, reader: &mut TarReader<impl Read>) -> Result<Member> {
         let blobs = &self.images.0.blobs;
         let digest = name.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
         if let Some(digest) = digest {
@@ -170,9 +160,7 @@ impl<'a> Archive<'a> {
                     Ok(())
                 })?;
                 if hasher.finish() != digest {
-                    return Err(Error::invalid(format!(
-                        "the content of {name} is not what its name says"
-                    )));
+                    return Err(Error::invalid(format!("the content of {name} is not what its name says")));
                 }
                 self.holds.push(hold);
                 return Ok(Member::Stored(digest));
@@ -216,10 +204,7 @@ impl<'a> Archive<'a> {
                     )));
                 }
                 let mut content = Vec::new();
-                staged
-                    .open()?
-                    .read_to_end(&mut content)
-                    .context(|| format!("read {name}"))?;
+                staged.open()?.read_to_end(&mut content).context(|| format!("read {name}"))?;
                 Ok(content)
             }
             _ => Err(missing(name)),
@@ -268,11 +253,7 @@ impl<'a> Archive<'a> {
                 continue;
             }
             let layers = manifest.layers.iter().map(|layer| blob_name(layer.digest)).collect();
-            items.push(Item {
-                config,
-                repo_tags: tag.map(|tag| vec![tag]),
-                layers: Some(layers),
-            });
+            items.push(Item { config, repo_tags: tag.map(|tag| vec![tag]), layers: Some(layers) });
         }
         Ok(items)
     }
@@ -296,8 +277,7 @@ impl<'a> Archive<'a> {
                     .filter(|entry| entry.platform.os != "unknown")
                     .map(|entry| {
                         let found = &entry.platform;
-                        let platform =
-                            Platform::new(&found.os, &found.architecture, &found.variant);
+                        let platform = Platform::new(&found.os, &found.architecture, &found.variant);
                         (host.rank(&platform).unwrap_or(usize::MAX), entry)
                     })
                     .collect();
@@ -375,8 +355,8 @@ impl<'a> Archive<'a> {
             // Registries know no other compressions.
             None => {
                 let media_type = Compression::None.layer_media_type().unwrap_or_default();
-                let (_, plain) = decompress(images.0.blobs.open_blob(blob.digest)?)
-                    .context(|| format!("read {name}"))?;
+                let (_, plain) =
+                    decompress(images.0.blobs.open_blob(blob.digest)?).context(|| format!("read {name}"))?;
                 let ((staged, plain), _) = images.keep_archive(plain, media_type)?;
                 self.holds.push(images.0.blobs.hold([plain.digest]));
                 staged.commit()?;
@@ -435,10 +415,7 @@ impl<'a> Archive<'a> {
 /// The name that an OCI index gives an image: containerd's annotation, or OCI's if it is a whole name.
 fn image_name(entry: &IndexEntry) -> Option<String> {
     let text = entry.annotations.get("io.containerd.image.name").or_else(|| {
-        entry
-            .annotations
-            .get("org.opencontainers.image.ref.name")
-            .filter(|name| name.contains([':', '/']))
+        entry.annotations.get("org.opencontainers.image.ref.name").filter(|name| name.contains([':', '/']))
     })?;
     let reference = Reference::parse(text).ok()?;
     (reference.digest().is_none()).then(|| reference.or_latest().familiar())

@@ -197,12 +197,7 @@ impl Images {
     ///
     /// # Errors
     /// A directory that cannot be read or made. A damaged image is logged and left alone.
-    pub fn open(
-        data_root: &Path,
-        layers: Layers,
-        events: Events,
-        registry: RegistryOptions,
-    ) -> Result<Self> {
+    pub fn open(data_root: &Path, layers: Layers, events: Events, registry: RegistryOptions) -> Result<Self> {
         let blobs = Blobs::open(data_root)?;
         let store = Store::open(data_root)?;
         let mut state = State::default();
@@ -234,7 +229,9 @@ impl Images {
             data_root: data_root.to_owned(),
         }));
         if whole {
-            images.collect()?;
+            let (layers, blobs) = images.live();
+            images.0.layers.collect_later(&layers)?;
+            images.collect_blobs(blobs)?;
         } else {
             tracing::warn!("nothing is collected, so that damaged images can be repaired");
         }
@@ -250,9 +247,7 @@ impl Images {
         let state = self.state();
         let found = match &named {
             Named::Id(digest) => state.images.get(digest).cloned(),
-            Named::Reference(named) => {
-                state.resolve(named).or_else(|| state.by_prefix(reference))
-            }
+            Named::Reference(named) => state.resolve(named).or_else(|| state.by_prefix(reference)),
         };
         found.ok_or_else(|| match named {
             Named::Id(digest) => no_such_image(&digest.to_string()),
@@ -292,27 +287,27 @@ impl Images {
         self.0.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes layers and blobs that nothing refers to. The caller MUST NOT hold [`Self::changing`].
+    /// Removes layers and blobs that nothing refers to; the layers, topmost first. The caller MUST hold
+    /// [`Self::changing`], so that no image is written down meanwhile.
     fn collect(&self) -> Result<Vec<Arc<Layer>>> {
-        let _no_commit_between = self.changing();
-        self.collect_unlocked()
+        let (layers, blobs) = self.live();
+        let removed = self.0.layers.collect(&layers)?;
+        self.collect_blobs(blobs)?;
+        Ok(removed)
     }
 
-    fn collect_unlocked(&self) -> Result<Vec<Arc<Layer>>> {
-        let (layers, mut blobs) = {
-            let state = self.state();
-            let layers: HashSet<LayerId> =
-                state.images.values().flat_map(|image| &image.layers).copied().collect();
-            let mut blobs: HashSet<Digest> = state.images.keys().copied().collect();
-            for image in state.images.values() {
-                blobs.extend(image.record.manifests.iter().map(|manifest| manifest.digest));
-            }
-            (layers, blobs)
-        };
-        let removed = self.0.layers.collect(&layers)?;
-        blobs.extend(self.0.layers.blobs());
-        self.0.blobs.collect(&blobs)?;
-        Ok(removed)
+    fn collect_blobs(&self, mut live: HashSet<Digest>) -> Result<()> {
+        live.extend(self.0.layers.blobs());
+        self.0.blobs.collect(&live)
+    }
+
+    /// What images refer to.
+    fn live(&self) -> (HashSet<LayerId>, HashSet<Digest>) {
+        let state = self.state();
+        let layers = state.images.values().flat_map(|image| &image.layers).copied().collect();
+        let manifests = state.images.values().flat_map(|image| &image.record.manifests);
+        let blobs = manifests.map(|manifest| manifest.digest).chain(state.images.keys().copied());
+        (layers, blobs.collect())
     }
 
     /// Tells that `action` happened to an image called `name`.
@@ -337,8 +332,7 @@ impl State {
     /// The only image whose ID begins like this.
     fn by_prefix(&self, prefix: &str) -> Option<Arc<Image>> {
         let prefix = prefix.strip_prefix("sha256:").unwrap_or(prefix);
-        let mut fitting =
-            self.images.iter().filter(|(digest, _)| digest.hex().starts_with(prefix));
+        let mut fitting = self.images.iter().filter(|(digest, _)| digest.hex().starts_with(prefix));
         let (_, image) = fitting.next()?;
         fitting.next().is_none().then(|| image.clone())
     }

@@ -51,11 +51,7 @@ impl Progress {
 
     /// A line about a reference: "Pulling from …".
     pub(crate) async fn status_of(&self, id: &str, status: impl Into<String>) {
-        let line = Line {
-            status: Some(status.into()),
-            id: Some(id.to_owned()),
-            ..Line::default()
-        };
+        let line = Line { status: Some(status.into()), id: Some(id.to_owned()), ..Line::default() };
         self.send(&line).await;
     }
 
@@ -72,13 +68,7 @@ impl Progress {
 
     /// Reports a transfer of `total` bytes (0: nobody knows) about the layer `id`.
     pub(crate) fn transfer(&self, id: &str, status: &'static str, total: u64) -> Transfer {
-        Transfer {
-            progress: self.clone(),
-            id: id.to_owned(),
-            status,
-            total,
-            told: Mutex::new((0, None)),
-        }
+        Transfer { progress: self.clone(), id: id.to_owned(), status, total, told: Mutex::new((0, None)) }
     }
 }
 
@@ -229,10 +219,7 @@ mod tests {
         progress.stream_blocking("Loaded image: a:1\n");
         assert_eq!(text(&mut updates), "{\"stream\":\"Loaded image: a:1\\n\"}\r\n");
         let error = Error::not_found("gone");
-        assert_eq!(
-            error_line(&error),
-            "{\"errorDetail\":{\"message\":\"gone\"},\"error\":\"gone\"}\r\n"
-        );
+        assert_eq!(error_line(&error), "{\"errorDetail\":{\"message\":\"gone\"},\"error\":\"gone\"}\r\n");
     }
 
     #[test]
@@ -241,10 +228,7 @@ mod tests {
             bar(36_445, 1_080_190),
             "[=>                                                 ]  36.45kB/1.08MB"
         );
-        assert_eq!(
-            bar(96, 96),
-            "[==================================================>]      96B/96B"
-        );
+        assert_eq!(bar(96, 96), "[==================================================>]      96B/96B");
         assert_eq!(bar(32_768, 0), " 32.77kB");
         assert_eq!(human_size(0), "0B");
         assert_eq!(human_size(1000), "1kB");

@@ -19,9 +19,7 @@ impl Images {
     /// Filters that make no sense.
     pub(crate) async fn prune(&self, filters: Filters) -> Result<PruneReport> {
         let images = self.clone();
-        spawn_blocking(move || images.prune_blocking(&filters))
-            .await
-            .context(|| "prune images".to_owned())?
+        spawn_blocking(move || images.prune_blocking(&filters)).await.context(|| "prune images".to_owned())?
     }
 
     fn prune_blocking(&self, filters: &Filters) -> Result<PruneReport> {
@@ -60,8 +58,7 @@ impl Images {
                 }
             }
         }
-        let space_reclaimed =
-            items.iter().filter_map(|item| before.get(item.deleted.as_deref()?)).sum();
+        let space_reclaimed = items.iter().filter_map(|item| before.get(item.deleted.as_deref()?)).sum();
         self.0.events.emit("image", "prune", "", [("reclaimed", format!("{space_reclaimed}"))]);
         let images_deleted: Option<Vec<DeleteItem>> = (!items.is_empty()).then_some(items);
         Ok(PruneReport { images_deleted, space_reclaimed })
@@ -70,10 +67,7 @@ impl Images {
     fn layer_sizes(&self) -> BTreeMap<String, u64> {
         let layers: std::collections::HashSet<_> =
             self.state().images.values().flat_map(|image| image.layers.clone()).collect();
-        layers
-            .into_iter()
-            .filter_map(|id| Some((id.to_string(), self.0.layers.get(id)?.size)))
-            .collect()
+        layers.into_iter().filter_map(|id| Some((id.to_string(), self.0.layers.get(id)?.size))).collect()
     }
 }
 

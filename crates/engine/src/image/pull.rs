@@ -24,12 +24,8 @@ const ATTEMPTS: u32 = 5;
 /// How many pieces of a blob may wait for the disk.
 const PIECES: usize = 32;
 /// Media types of configurations that are those of images. Old tools wrote the last two.
-const CONFIG_TYPES: [&str; 4] = [
-    OCI_CONFIG,
-    "application/vnd.docker.container.image.v1+json",
-    "application/octet-stream",
-    "text/html",
-];
+const CONFIG_TYPES: [&str; 4] =
+    [OCI_CONFIG, "application/vnd.docker.container.image.v1+json", "application/octet-stream", "text/html"];
 
 /// `POST /images/create?fromImage=…`.
 #[derive(Debug)]
@@ -46,10 +42,6 @@ pub(crate) struct Pull {
 struct Puller<'a> {
     images: &'a Images,
     session: Arc<Session>,
-    /// As the client wrote it.
-    given: &'a Reference,
-    /// With the tag `latest` if it has none.
-    reference: &'a Reference,
     platform: Option<&'a Platform>,
     progress: &'a Progress,
 }
@@ -62,36 +54,25 @@ struct Chosen {
 }
 
 impl Images {
-    /// Fetches an image and gives it its name. Dropping the future ends the work.
+    /// Fetches an image and gives it its name; with neither tag nor digest, all images of a repository.
+    /// Dropping the future ends the work.
     ///
     /// # Errors
     /// Names that are none, registries that refuse or do not answer, content that is not what it should
     /// be; in Docker's words.
     pub(crate) async fn pull(&self, pull: Pull, progress: &Progress) -> Result<()> {
         let given = Reference::parse_with_tag(&pull.name, &pull.tag)?;
-        let reference = given.clone().or_latest();
-        let wanted = match reference.digest() {
-            Some(digest) => digest.to_string(),
-            None => reference.tag().unwrap_or(super::reference::DEFAULT_TAG).to_owned(),
-        };
         let mut refusal = None;
-        for session in self.0.registries.sessions(&reference, &pull.credentials).await? {
-            match session.manifest(&wanted).await {
-                Ok(document) => {
-                    let puller = Puller {
-                        images: self,
-                        session: Arc::new(session),
-                        given: &given,
-                        reference: &reference,
-                        platform: pull.platform.as_ref(),
-                        progress,
-                    };
-                    return puller.pull(document).await;
+        for session in self.0.registries.sessions(&given, &pull.credentials).await? {
+            let session = Arc::new(session);
+            match found(&session, &given).await {
+                Ok(found) => {
+                    let puller = Puller { images: self, session, platform: pull.platform.as_ref(), progress };
+                    return puller.pull_all(&given, found).await;
                 }
                 Err(error) => {
                     tracing::debug!("{given}: {error}");
-                    let last_word =
-                        matches!(error, RegistryError::Refused { .. }) && !session.is_mirror();
+                    let last_word = matches!(error, RegistryError::Refused { .. }) && !session.is_mirror();
                     refusal = Some(error);
                     if last_word {
                         break;
@@ -100,56 +81,90 @@ impl Images {
             }
         }
         Err(match refusal {
-            Some(refusal) => refusal.about(&reference),
-            None => Error::system(format!("nowhere to pull {reference} from")),
+            Some(refusal) => refusal.about(&given),
+            None => Error::system(format!("nowhere to pull {given} from")),
         })
     }
 }
 
+/// What a registry has for a name: the names to pull, and what the first of them leads to.
+struct Found {
+    document: Document,
+    first: Reference,
+    others: Vec<Reference>,
+}
+
+async fn found(session: &Session, given: &Reference) -> Result<Found, RegistryError> {
+    let (first, others) = if given.is_name_only() {
+        let tags = session.tags().await?;
+        let mut tagged = tags.iter().filter_map(|tag| given.clone().with_tag(tag).ok());
+        // A repository without tags: the registry says what it thinks of `latest`.
+        let first = tagged.next().unwrap_or_else(|| given.clone().or_latest());
+        (first, tagged.collect())
+    } else {
+        (given.clone(), Vec::new())
+    };
+    let document = session.manifest(&wanted(&first)).await?;
+    Ok(Found { document, first, others })
+}
+
+/// A reference as the registry's API has it.
+fn wanted(reference: &Reference) -> String {
+    match reference.digest() {
+        Some(digest) => digest.to_string(),
+        None => reference.tag().unwrap_or(super::reference::DEFAULT_TAG).to_owned(),
+    }
+}
+
 impl Puller<'_> {
-    async fn pull(&self, document: Document) -> Result<()> {
-        let id = match self.reference.tag() {
-            Some(tag) if self.reference.digest().is_none() => tag.to_owned(),
-            _ => self.reference.to_string(),
-        };
-        self.progress.status_of(&id, format!("Pulling from {}", self.reference.path())).await;
-        let digest = document.digest;
-        let chosen = self.choose(document).await?;
-        let config_digest = chosen.manifest.config.digest;
-        let mut names = vec![self.reference.with_digest(digest)];
-        if self.reference.digest().is_none() {
-            names.push(self.reference.clone());
+    async fn pull_all(&self, given: &Reference, found: Found) -> Result<()> {
+        let (mut image, mut newer) = self.pull(&found.first, found.document).await?;
+        for reference in &found.others {
+            let document = self.session.manifest(&wanted(reference)).await;
+            let document = document.map_err(|error| error.about(reference))?;
+            let (next, is_newer) = self.pull(reference, document).await?;
+            (image, newer) = (next, newer || is_newer);
         }
-        let known = self.images.state().images.contains_key(&config_digest);
-        let up_to_date =
-            known && names.iter().all(|name| self.names_already(name, config_digest));
-        let image = match known {
-            true => self.commit(chosen, None, names).await?,
-            false => self.fetch(chosen, names).await?,
-        };
-        self.progress.status(format!("Digest: {digest}")).await;
-        let outcome =
-            if up_to_date { "Image is up to date" } else { "Downloaded newer image" };
-        let familiar = self.given.familiar();
+        let outcome = if newer { "Downloaded newer image" } else { "Image is up to date" };
+        let familiar = given.familiar();
         self.progress.status(format!("Status: {outcome} for {familiar}")).await;
-        self.warn_of_platform(&image).await;
-        self.images.tell("pull", &familiar, &self.given.familiar_name(), Some(&image));
+        self.warn_of_platform(given, &image).await;
+        self.images.tell("pull", &familiar, &given.familiar_name(), Some(&image));
         Ok(())
     }
 
+    /// One image, and whether it is another one than was here.
+    async fn pull(&self, reference: &Reference, document: Document) -> Result<(Arc<Image>, bool)> {
+        let id = match reference.tag() {
+            Some(tag) if reference.digest().is_none() => tag.to_owned(),
+            _ => reference.to_string(),
+        };
+        self.progress.status_of(&id, format!("Pulling from {}", reference.path())).await;
+        let digest = document.digest;
+        let chosen = self.choose(reference, document).await?;
+        let config_digest = chosen.manifest.config.digest;
+        let mut names = vec![reference.with_digest(digest)];
+        if reference.digest().is_none() {
+            names.push(reference.clone());
+        }
+        let known = self.images.state().images.contains_key(&config_digest);
+        let up_to_date = known && names.iter().all(|name| self.names_already(name, config_digest));
+        let image = match known {
+            true => self.commit(chosen, None, names).await?,
+            false => self.fetch(reference, chosen, names).await?,
+        };
+        self.progress.status(format!("Digest: {digest}")).await;
+        Ok((image, !up_to_date))
+    }
+
     fn names_already(&self, name: &Reference, image: Digest) -> bool {
-        self.images
-            .state()
-            .references
-            .get(&name.to_string())
-            .is_some_and(|(_, named)| *named == image)
+        self.images.state().references.get(&name.to_string()).is_some_and(|(_, named)| *named == image)
     }
 
     /// The manifest for the platform wanted.
-    async fn choose(&self, document: Document) -> Result<Chosen> {
-        let decode = |document: &Document| {
-            config::Document::decode(&document.content, document.media_type.as_deref())
-        };
+    async fn choose(&self, reference: &Reference, document: Document) -> Result<Chosen> {
+        let decode =
+            |document: &Document| config::Document::decode(&document.content, document.media_type.as_deref());
         let (document, manifest) = match decode(&document)? {
             config::Document::Manifest(manifest) => (document, manifest),
             config::Document::Index(index) => {
@@ -158,7 +173,7 @@ impl Puller<'_> {
                     .session
                     .manifest(&digest.to_string())
                     .await
-                    .map_err(|error| error.about(self.reference))?;
+                    .map_err(|error| error.about(reference))?;
                 match decode(&document)? {
                     config::Document::Manifest(manifest) => (document, manifest),
                     config::Document::Index(_) => {
@@ -191,20 +206,22 @@ impl Puller<'_> {
             .min_by_key(|(rank, _)| *rank)
             .map(|(_, digest)| digest)
             .ok_or_else(|| {
-                Error::not_found(format!(
-                    "no matching manifest for {wanted} in the manifest list entries"
-                ))
+                Error::not_found(format!("no matching manifest for {wanted} in the manifest list entries"))
             })
     }
 
     /// Fetches configuration and layers.
-    async fn fetch(&self, chosen: Chosen, names: Vec<Reference>) -> Result<Arc<Image>> {
+    async fn fetch(
+        &self,
+        reference: &Reference,
+        chosen: Chosen,
+        names: Vec<Reference>,
+    ) -> Result<Arc<Image>> {
         let Manifest { config, layers, .. } = &chosen.manifest;
         if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
             return Err(Error::invalid(format!("unsupported media type {}", config.media_type)));
         }
-        let content =
-            self.session.document(config.digest).await.map_err(|error| error.about(self.reference))?;
+        let content = self.session.document(config.digest).await.map_err(|error| error.about(reference))?;
         let file = ConfigFile::decode(&content)?;
         let diff_ids = file.rootfs.diff_ids;
         if diff_ids.len() != layers.len() {
@@ -230,7 +247,7 @@ impl Puller<'_> {
                 blob: blob.clone(),
                 progress: self.progress.clone(),
             };
-            let reference = self.reference.clone();
+            let reference = reference.clone();
             let task = tokio::spawn(async move { download.run(&reference).await });
             downloads.push(Some(AbortOnDropHandle::new(task)));
         }
@@ -252,8 +269,7 @@ impl Puller<'_> {
         let id = new.blob.digest.short();
         let extracting = spawn_blocking(move || {
             let source = images.0.blobs.open_blob(new.blob.digest)?;
-            let transfer =
-                progress.transfer(&new.blob.digest.short(), "Extracting", new.blob.size);
+            let transfer = progress.transfer(&new.blob.digest.short(), "Extracting", new.blob.size);
             images.0.layers.unpack(&new, Told { source, transfer })
         });
         extracting
@@ -284,11 +300,11 @@ impl Puller<'_> {
     }
 
     /// Docker warns of a single image for another machine only when a platform was asked for.
-    async fn warn_of_platform(&self, image: &Image) {
+    async fn warn_of_platform(&self, reference: &Reference, image: &Image) {
         let Some(wanted) = self.platform else { return };
         let found = image.platform();
         if !wanted.accepts(&found) {
-            let reference = self.reference.familiar();
+            let reference = reference.familiar();
             self.progress
                 .status(format!(
                     "WARNING: image with reference {reference} was found but its platform ({found}) \
@@ -385,8 +401,7 @@ impl Download {
         let writer = self.images.0.blobs.writer().map_err(|error| (error.into(), false))?;
         let (sender, receiver) = mpsc::channel(PIECES);
         let writing = spawn_blocking(move || write_all(writer, receiver));
-        let transfer =
-            self.progress.transfer(&self.blob.digest.short(), "Downloading", self.blob.size);
+        let transfer = self.progress.transfer(&self.blob.digest.short(), "Downloading", self.blob.size);
         let (mut got, mut failures, mut resumed) = (0, 0, false);
         let outcome = loop {
             let before = got;
@@ -517,6 +532,20 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_tag_all_of_them_are_pulled() {
+        let (registry, fixture) = (Registry::start().await, Fixture::new());
+        registry.add("1", &Parts::new("amd64", &["one"]));
+        registry.add("2", &Parts::new("amd64", &["two"]));
+        let name = registry.name("a");
+        let told = statuses(&fixture.pull(&name).await.unwrap());
+        assert_eq!(told.last().unwrap(), &format!("Status: Downloaded newer image for {name}"));
+        for tag in ["1", "2"] {
+            assert!(fixture.images.get(&format!("{name}:{tag}")).is_ok());
+        }
+        assert_eq!(fixture.told().len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn layers_that_are_here_are_not_downloaded_again() {
         let (registry, fixture) = (Registry::start().await, Fixture::new());
         registry.add("1", &Parts::new("amd64", &["one", "two"]));
@@ -532,8 +561,7 @@ mod tests {
         let (registry, fixture) = (Registry::start().await, Fixture::new());
         registry.add("1", &Parts::new("amd64", &["one", "two", "three", "four", "five"]));
         let name = registry.name("a:1");
-        let (one, two, three) =
-            tokio::join!(fixture.pull(&name), fixture.pull(&name), fixture.pull(&name));
+        let (one, two, three) = tokio::join!(fixture.pull(&name), fixture.pull(&name), fixture.pull(&name));
         for result in [one, two, three] {
             result.unwrap();
         }
@@ -613,7 +641,8 @@ mod tests {
     async fn broken_downloads_go_on_where_they_were() {
         for no_ranges in [false, true] {
             let (registry, fixture) = (Registry::start().await, Fixture::new());
-            let noise: Vec<u8> = (0..50_000_u32).flat_map(|n| Digest::of(&n.to_le_bytes()).hex().into_bytes()).collect();
+            let noise: Vec<u8> =
+                (0..50_000_u32).flat_map(|n| Digest::of(&n.to_le_bytes()).hex().into_bytes()).collect();
             let archive = crate::snapshot::testing::Archive::default().file("noise", &noise).finish();
             let diff_id = Digest::of(&archive);
             registry.add("1", &Parts::with_diff_ids("amd64", vec![archive], &[diff_id]));

@@ -83,16 +83,9 @@ impl Reference {
             return Err(invalid(""));
         }
         if domain.len() + 1 + path.len() > MAX_NAME {
-            return Err(invalid(&format!(
-                ": repository name must not be more than {MAX_NAME} characters"
-            )));
+            return Err(invalid(&format!(": repository name must not be more than {MAX_NAME} characters")));
         }
-        Ok(Self {
-            domain: domain.to_owned(),
-            path: path.to_owned(),
-            tag: tag.map(str::to_owned),
-            digest,
-        })
+        Ok(Self { domain: domain.to_owned(), path: path.to_owned(), tag: tag.map(str::to_owned), digest })
     }
 
     /// A name and, apart from it, a tag or a digest, as `fromImage=…&tag=…` has them.
@@ -236,8 +229,7 @@ fn is_domain(domain: &str) -> bool {
     };
     let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => {
-            !address.is_empty()
-                && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
+            !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':')
         }
         None => host.split('.').all(|label| {
             !label.is_empty()
@@ -246,8 +238,7 @@ fn is_domain(domain: &str) -> bool {
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         }),
     };
-    let is_port =
-        |port: &str| !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
     is_host && port.is_none_or(is_port)
 }
 
@@ -258,12 +249,10 @@ fn is_component(component: &str) -> bool {
     if !bytes.first().copied().is_some_and(is_word) || !bytes.last().copied().is_some_and(is_word) {
         return false;
     }
-    bytes
-        .split(|byte| is_word(*byte))
-        .all(|separator| match separator {
-            b"" | b"." | b"_" | b"__" => true,
-            dashes => dashes.iter().all(|byte| *byte == b'-'),
-        })
+    bytes.split(|byte| is_word(*byte)).all(|separator| match separator {
+        b"" | b"." | b"_" | b"__" => true,
+        dashes => dashes.iter().all(|byte| *byte == b'-'),
+    })
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -308,8 +297,27 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused_in_dockers_words() {
         for text in [
-            "", ":", "a:", "-a", "a-", "a..b", "a___b", "a/", "/a", "a//b", "a b", "a:b:c", "a@", "a@b",
-            "a:.x", "ä", "a.b:x/c", "-x.y/a", "../a", "a@sha256:zz", "a:t@sha256:00",
+            "",
+            ":",
+            "a:",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a/",
+            "/a",
+            "a//b",
+            "a b",
+            "a:b:c",
+            "a@",
+            "a@b",
+            "a:.x",
+            "ä",
+            "a.b:x/c",
+            "-x.y/a",
+            "../a",
+            "a@sha256:zz",
+            "a:t@sha256:00",
         ] {
             let error = Reference::parse(text).unwrap_err().to_string();
             assert_eq!(error, "invalid reference format", "{text}");
@@ -319,8 +327,10 @@ mod tests {
             message("Busybox"),
             "invalid reference format: repository name (library/Busybox) must be lowercase"
         );
-        assert!(message(&"a/".repeat(130).replace("//", "/a").trim_end_matches('/').replace("/a", "/aa"))
-            .ends_with("must not be more than 255 characters"));
+        assert!(
+            message(&"a/".repeat(130).replace("//", "/a").trim_end_matches('/').replace("/a", "/aa"))
+                .ends_with("must not be more than 255 characters")
+        );
         assert!(message(HEX).ends_with("cannot specify 64-byte hexadecimal strings"));
         let long = format!("a:{}", "t".repeat(129));
         assert_eq!(message(&long), "invalid reference format");

@@ -57,11 +57,7 @@ impl Images {
             .context(|| "remove an image".to_owned())?
     }
 
-    pub(super) fn remove_blocking(
-        &self,
-        name: &str,
-        options: RemoveOptions,
-    ) -> Result<Vec<DeleteItem>> {
+    pub(super) fn remove_blocking(&self, name: &str, options: RemoveOptions) -> Result<Vec<DeleteItem>> {
         let image = self.get(name)?;
         let references = self.state().references_of(image.digest);
         let mut items = Vec::new();
@@ -114,9 +110,8 @@ impl Images {
         self.untag(image, std::slice::from_ref(&reference), true, items)?;
         let mut left: Vec<Reference> =
             references.iter().filter(|other| **other != reference).cloned().collect();
-        let tags_left = left
-            .iter()
-            .any(|other| other.digest().is_none() && other.same_repository(&reference));
+        let tags_left =
+            left.iter().any(|other| other.digest().is_none() && other.same_repository(&reference));
         if reference.digest().is_none() && !tags_left {
             let (digests, others): (Vec<_>, Vec<_>) =
                 left.into_iter().partition(|other| other.same_repository(&reference));
@@ -181,9 +176,7 @@ impl Images {
     }
 
     fn conflict(&self, image: &Image, checks: Checks) -> Option<Conflict> {
-        let conflict = |hard, used, why| {
-            Some(Conflict { image: image.short_id(), hard, used, why })
-        };
+        let conflict = |hard, used, why| Some(Conflict { image: image.short_id(), hard, used, why });
         if self.state().has_children(image.digest) {
             return conflict(true, false, "image has dependent child images".to_owned());
         }
@@ -235,11 +228,7 @@ mod tests {
 
     const FORCE: RemoveOptions = RemoveOptions { force: true, keep_parents: false };
 
-    async fn removed(
-        fixture: &Fixture,
-        name: &str,
-        options: RemoveOptions,
-    ) -> Result<Vec<String>, String> {
+    async fn removed(fixture: &Fixture, name: &str, options: RemoveOptions) -> Result<Vec<String>, String> {
         let items = fixture.images.remove(name, options).await;
         let items = items.map_err(|error| error.to_string())?;
         let shown = items.into_iter().map(|item| match (item.untagged, item.deleted) {
@@ -270,11 +259,7 @@ mod tests {
         let last = removed(&fixture, "a:1", RemoveOptions::default()).await;
         assert_eq!(
             last.unwrap(),
-            [
-                "untagged a:1".to_owned(),
-                format!("deleted {}", image.id),
-                format!("deleted {layer}")
-            ]
+            ["untagged a:1".to_owned(), format!("deleted {}", image.id), format!("deleted {layer}")]
         );
         assert_eq!(fixture.files(), [""; 0]);
         let again = removed(&fixture, "a:1", RemoveOptions::default()).await;
@@ -307,10 +292,7 @@ mod tests {
         let image = fixture.import("a", "file").await;
         let short = image.short_id();
         let container = "c".repeat(64);
-        let users = Arc::new(Mutex::new(vec![ImageUser {
-            container: container.clone(),
-            running: false,
-        }]));
+        let users = Arc::new(Mutex::new(vec![ImageUser { container: container.clone(), running: false }]));
         let asked = users.clone();
         fixture.images.set_users(Box::new(move |_| asked.lock().unwrap().clone()));
         fixture.snapshots.create(&container, &image.layers).unwrap();

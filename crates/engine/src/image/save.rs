@@ -27,6 +27,9 @@ const CHUNKS: usize = 4;
 /// An archive on its way to a client.
 pub(crate) type ArchiveStream = mpsc::Receiver<io::Result<Bytes>>;
 
+/// Layers and blobs that are being read.
+type Holds = Vec<(Hold, BlobHold)>;
+
 /// An image and the names it was asked for by.
 #[derive(Debug, Clone)]
 struct Asked {
@@ -79,9 +82,8 @@ impl Images {
         let asked = self.asked(names)?;
         let images = self.clone();
         let (sender, receiver) = mpsc::channel(CHUNKS);
-        let ready = spawn_blocking(move || images.ready(asked))
-            .await
-            .context(|| "save images".to_owned())??;
+        let ready =
+            spawn_blocking(move || images.ready(asked)).await.context(|| "save images".to_owned())??;
         let images = self.clone();
         spawn_blocking(move || {
             let (saved, _holds) = ready;
@@ -130,9 +132,7 @@ impl Images {
                     let tags: Vec<_> = state
                         .references
                         .values()
-                        .filter(|(other, _)| {
-                            other.digest().is_none() && other.same_repository(&reference)
-                        })
+                        .filter(|(other, _)| other.digest().is_none() && other.same_repository(&reference))
                         .filter_map(|(other, digest)| {
                             Some((other.clone(), state.images.get(digest)?.clone()))
                         })
@@ -157,7 +157,7 @@ impl Images {
     }
 
     /// Finds the manifests, and keeps everything in place until the archive is written.
-    fn ready(&self, asked: Vec<Asked>) -> Result<(Vec<Saved>, Vec<(Hold, BlobHold)>)> {
+    fn ready(&self, asked: Vec<Asked>) -> Result<(Vec<Saved>, Holds)> {
         let mut saved = Vec::with_capacity(asked.len());
         let mut holds = Vec::with_capacity(asked.len());
         for asked in asked {
@@ -165,11 +165,7 @@ impl Images {
             let (manifest, media_type, content) = self.manifest(&asked.image)?;
             let digests = manifest.layers.iter().map(|layer| layer.digest);
             holds.push((layers, self.0.blobs.hold(digests.chain([manifest.config.digest]))));
-            let manifest_blob = Blob {
-                media_type,
-                digest: Digest::of(&content),
-                size: content.len() as u64,
-            };
+            let manifest_blob = Blob { media_type, digest: Digest::of(&content), size: content.len() as u64 };
             saved.push(Saved { asked, manifest, manifest_blob, content });
         }
         Ok((saved, holds))
@@ -193,8 +189,7 @@ impl Images {
         }
         let missing = || no_such_image(&image.id);
         let layers = image.layers.iter().map(|id| {
-            let Blob { media_type, digest, size } =
-                self.0.layers.get(*id).ok_or_else(missing)?.blob.clone();
+            let Blob { media_type, digest, size } = self.0.layers.get(*id).ok_or_else(missing)?.blob.clone();
             Ok(Blob { media_type: oci_layer_type(&media_type), digest, size })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
@@ -217,10 +212,8 @@ impl Images {
             header.set_cksum();
             archive.append(&header, io::empty())?;
         }
-        let manifests: HashMap<Digest, &[u8]> = saved
-            .iter()
-            .map(|saved| (saved.manifest_blob.digest, saved.content.as_slice()))
-            .collect();
+        let manifests: HashMap<Digest, &[u8]> =
+            saved.iter().map(|saved| (saved.manifest_blob.digest, saved.content.as_slice())).collect();
         let mut blobs: BTreeSet<Digest> = manifests.keys().copied().collect();
         for Saved { manifest, .. } in saved {
             blobs.insert(manifest.config.digest);
@@ -289,12 +282,8 @@ fn documents(saved: &[Saved]) -> (Index, Vec<Item>, Repositories) {
 fn oci_layer_type(media_type: &str) -> String {
     match media_type {
         "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
-        "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-        }
-        "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
-            "application/vnd.oci.image.layer.v1.tar+zstd"
-        }
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => "application/vnd.oci.image.layer.v1.tar+zstd",
         other => other,
     }
     .to_owned()

@@ -178,7 +178,7 @@ impl Images {
         let _one_at_a_time = self.changing();
         self.0.store.remove_record(digest)?;
         self.state().images.remove(&digest);
-        self.collect_unlocked()
+        self.collect()
     }
 
     /// On disk first: a name that was answered with is there after a power cut.

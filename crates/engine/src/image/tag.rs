@@ -20,9 +20,7 @@ impl Images {
         }
         let reference = reference.or_latest();
         if reference.familiar_name() == "sha256" {
-            return Err(Error::invalid(
-                "refusing to create an ambiguous tag using digest algorithm as name",
-            ));
+            return Err(Error::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
         }
         let (images, now) = (self.clone(), config::now()?);
         let (digest, new) = (image.digest, reference.clone());

@@ -49,9 +49,14 @@ impl Fixture {
         Self { root, images, snapshots, events }
     }
 
-    /// As after a restart of the engine.
+    /// As after a restart of the engine, when it has swept.
     pub(super) fn reopen(&mut self) {
         (self.images, self.snapshots, self.events) = open(self.root.path());
+        for directory in ["layers/.tmp", "layers/.trash"] {
+            while fs::read_dir(self.root.path().join(directory)).unwrap().count() > 0 {
+                std::thread::yield_now();
+            }
+        }
     }
 
     pub(super) async fn import(&self, name: &str, file: &str) -> Arc<Image> {
@@ -72,8 +77,7 @@ impl Fixture {
             images.import(import, std::io::Cursor::new(archive), &progress).await
         });
         let lines = lines.await.unwrap();
-        let line: wire::docker::image::Progress =
-            serde_json::from_str(lines.last().unwrap()).unwrap();
+        let line: wire::docker::image::Progress = serde_json::from_str(lines.last().unwrap()).unwrap();
         self.images.get(&line.status.unwrap()).unwrap()
     }
 
@@ -118,7 +122,7 @@ impl Fixture {
             }
         }
         files.sort();
-        files.retain(|file| file != "layers/.tmp");
+        files.retain(|file| !matches!(file.as_str(), "layers/.tmp" | "layers/.trash"));
         files
     }
 
@@ -179,19 +183,13 @@ pub(super) struct Parts {
 impl Parts {
     /// One layer per file, whose content is its name.
     pub(super) fn new(architecture: &str, files: &[&str]) -> Self {
-        let archives: Vec<Vec<u8>> = files
-            .iter()
-            .map(|file| Archive::default().file(file, file.as_bytes()).finish())
-            .collect();
+        let archives: Vec<Vec<u8>> =
+            files.iter().map(|file| Archive::default().file(file, file.as_bytes()).finish()).collect();
         let diff_ids: Vec<Digest> = archives.iter().map(|archive| Digest::of(archive)).collect();
         Self::with_diff_ids(architecture, archives, &diff_ids)
     }
 
-    pub(super) fn with_diff_ids(
-        architecture: &str,
-        archives: Vec<Vec<u8>>,
-        diff_ids: &[Digest],
-    ) -> Self {
+    pub(super) fn with_diff_ids(architecture: &str, archives: Vec<Vec<u8>>, diff_ids: &[Digest]) -> Self {
         let config = serde_json::to_vec(&serde_json::json!({
             "architecture": architecture, "os": "linux", "created": "2026-01-02T03:04:05Z",
             "config": {"Cmd": ["sh"], "Labels": {"l": "v"}},
@@ -310,9 +308,7 @@ async fn serve(Shared(content): Shared<Arc<Mutex<Content>>>, request: Request) -
     if path == "/token" {
         // "user:pass"
         return match content.faults.users_only {
-            Some(_) if authorization == Some("Basic dXNlcjpwYXNz") => {
-                r#"{"token":"t0ken"}"#.into_response()
-            }
+            Some(_) if authorization == Some("Basic dXNlcjpwYXNz") => r#"{"token":"t0ken"}"#.into_response(),
             _ => r#"{"access_token":"anonymous"}"#.into_response(),
         };
     }
@@ -321,10 +317,8 @@ async fn serve(Shared(content): Shared<Arc<Mutex<Content>>>, request: Request) -
             Some(_) => ",error=\"insufficient_scope\"",
             None => "",
         };
-        let challenge =
-            format!("Bearer realm=\"http://{}/token\",service=\"s\"{error}", content.address);
-        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)], "")
-            .into_response();
+        let challenge = format!("Bearer realm=\"http://{}/token\",service=\"s\"{error}", content.address);
+        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)], "").into_response();
     }
     content.requests.push(path.clone());
     let (_, name) = path.rsplit_once('/').unwrap();
@@ -339,6 +333,18 @@ async fn serve(Shared(content): Shared<Arc<Mutex<Content>>>, request: Request) -
             }
         };
     }
+    if path.ends_with("/tags/list") {
+        let mut tags: Vec<&String> = content.manifests.keys().filter(|name| !name.contains(':')).collect();
+        tags.sort();
+        // A page of one.
+        let query = request.uri().query().unwrap_or_default();
+        let last = query.strip_prefix("last=").unwrap_or_default();
+        let page: Vec<_> = tags.iter().filter(|tag| tag.as_str() > last).take(1).collect();
+        let body = serde_json::to_vec(&serde_json::json!({"name": "a", "tags": page})).unwrap();
+        let link =
+            page.first().map_or(String::new(), |last| format!("</v2/a/tags/list?last={last}>; rel=\"next\""));
+        return ([(header::LINK, link)], body).into_response();
+    }
     let Some(blob) = content.blobs.get(name).cloned() else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -352,10 +358,8 @@ async fn serve(Shared(content): Shared<Arc<Mutex<Content>>>, request: Request) -
     let length = [(header::CONTENT_LENGTH, rest.len())];
     if content.faults.hang {
         let begin = Bytes::copy_from_slice(&rest[..1]);
-        let begin = futures_util::StreamExt::chain(
-            stream::iter([Ok::<_, std::io::Error>(begin)]),
-            stream::pending(),
-        );
+        let begin =
+            futures_util::StreamExt::chain(stream::iter([Ok::<_, std::io::Error>(begin)]), stream::pending());
         return (status, length, Body::from_stream(begin)).into_response();
     }
     if let Some((after, times)) = content.faults.cut.filter(|(after, _)| rest.len() > *after) {

@@ -94,14 +94,14 @@ impl Networks {
     /// # Errors
     /// No such network, or several, in Docker's words.
     pub fn get(&self, name_or_id: &str) -> Result<&Network> {
-        let exact =
-            |network: &&Network| network.name == name_or_id || network.id == name_or_id;
+        let exact = |network: &&Network| network.name == name_or_id || network.id == name_or_id;
         if let Some(network) = self.predefined.iter().find(exact) {
             return Ok(network);
         }
-        let mut fitting = self.predefined.iter().filter(|network| {
-            !name_or_id.is_empty() && network.id.starts_with(name_or_id)
-        });
+        let mut fitting = self
+            .predefined
+            .iter()
+            .filter(|network| !name_or_id.is_empty() && network.id.starts_with(name_or_id));
         match (fitting.next(), fitting.next()) {
             (Some(network), None) => Ok(network),
             (None, _) => Err(Error::not_found(format!("network {name_or_id} not found"))),

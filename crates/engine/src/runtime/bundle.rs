@@ -65,8 +65,7 @@ impl Layout {
     pub(crate) fn containers(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for directory in [self.bundles(), self.states()] {
-            let entries =
-                fs::read_dir(&directory).context(|| format!("read {}", directory.display()))?;
+            let entries = fs::read_dir(&directory).context(|| format!("read {}", directory.display()))?;
             for entry in entries.flatten() {
                 ids.extend(entry.file_name().into_string().ok());
             }

@@ -72,7 +72,7 @@ impl Connection {
             loop {
                 match connect_in(exec_root) {
                     Ok(socket) => return Ok(socket),
-                    Err(error) 
+                    Err(error)
                         if matches!(
                             error.kind(),
                             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::WouldBlock

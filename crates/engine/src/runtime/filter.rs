@@ -106,12 +106,7 @@ impl Filter {
         let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
         // SAFETY: the program outlives the call, and the kernel only reads it.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                self.flags,
-                &raw const program,
-            )
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, self.flags, &raw const program)
         };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -223,10 +218,9 @@ fn add_rule(
                 LinuxSeccompOperator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, argument.value()),
                 LinuxSeccompOperator::ScmpCmpGt => (ScmpCompareOp::Greater, argument.value()),
                 // `value` is the mask here, and `valueTwo` what is compared with.
-                LinuxSeccompOperator::ScmpCmpMaskedEq => (
-                    ScmpCompareOp::MaskedEqual(argument.value()),
-                    argument.value_two().unwrap_or(0),
-                ),
+                LinuxSeccompOperator::ScmpCmpMaskedEq => {
+                    (ScmpCompareOp::MaskedEqual(argument.value()), argument.value_two().unwrap_or(0))
+                }
             };
             ScmpArgCompare::new(u32::try_from(argument.index()).unwrap_or(u32::MAX), operator, value)
         })
@@ -272,12 +266,8 @@ fn unknown_to_library(architectures: &[ScmpArch]) -> Vec<Instruction> {
             continue;
         };
         let newest = u32::try_from(newest).unwrap_or(u32::MAX);
-        let instruction = |code, jump_true, jump_false, operand| Instruction {
-            code,
-            jump_true,
-            jump_false,
-            operand,
-        };
+        let instruction =
+            |code, jump_true, jump_false, operand| Instruction { code, jump_true, jump_false, operand };
         program.extend([
             instruction(LOAD, 0, 0, ARCHITECTURE),
             instruction(JUMP_EQUAL, 0, 4, audit),
@@ -316,9 +306,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction> 
         LinuxSeccompAction::ScmpActErrno => ScmpAction::Errno(errno),
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
-        LinuxSeccompAction::ScmpActTrace => {
-            ScmpAction::Trace(u16::try_from(errno).unwrap_or_default())
-        }
+        LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(u16::try_from(errno).unwrap_or_default()),
         LinuxSeccompAction::ScmpActNotify => {
             return Err(Error::not_implemented("seccomp profiles with SCMP_ACT_NOTIFY are not implemented"));
         }
@@ -372,7 +360,7 @@ mod tests {
 
     /// What the kernel would do: runs the instructions that filters are made of.
     fn verdict(filter: &Filter, architecture: u32, number: u32, first: u64) -> u32 {
-        let mut data = vec![0_u8; 64];
+        let mut data = [0_u8; 64];
         data[0..4].copy_from_slice(&number.to_ne_bytes());
         data[4..8].copy_from_slice(&architecture.to_ne_bytes());
         data[16..24].copy_from_slice(&first.to_ne_bytes());
@@ -406,7 +394,8 @@ mod tests {
     #[test]
     fn dockers_profile_does_what_it_says() {
         let filter = compile(&spec::seccomp::default_profile(&[]).unwrap()).unwrap();
-        let on_64 = |number: libc::c_long, first| verdict(&filter, X86_64, u32::try_from(number).unwrap(), first);
+        let on_64 =
+            |number: libc::c_long, first| verdict(&filter, X86_64, u32::try_from(number).unwrap(), first);
         assert_eq!(on_64(libc::SYS_openat, 0), ALLOW);
         assert_eq!(on_64(libc::SYS_mount, 0), errno(libc::EPERM));
         assert_eq!(on_64(libc::SYS_keyctl, 0), errno(libc::EPERM));

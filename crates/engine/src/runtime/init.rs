@@ -21,8 +21,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Some((first, rest)) if first == "--" => rest,
         _ => arguments.as_slice(),
     };
-    let Ok(command) =
-        command.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()
+    let Ok(command) = command.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()
     else {
         return ExitCode::from(2);
     };
@@ -40,15 +39,15 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(command: &[CString]) -> io::Result<u8> {
-    let argv: Vec<*const c_char> =
-        command.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
+    let argv: Vec<*const c_char> = command.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
     let Some(file) = argv.first() else { return Ok(2) };
     // SAFETY: system calls on local values; one thread; the child calls nothing else before exec.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         libc::sigfillset(&raw mut all);
         // What tells of a fault of ours is not to be passed on.
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGABRT] {
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGABRT]
+        {
             libc::sigdelset(&raw mut all, signal);
         }
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, ptr::null_mut());

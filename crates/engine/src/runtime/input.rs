@@ -43,16 +43,13 @@ pub(super) fn forward(connection: &Arc<Connection>, key: &str, input: OwnedFd) -
 async fn copy(reader: &AsyncFd<OwnedFd>, writer: &AsyncFd<OwnedFd>) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
-        let read = reader
-            .async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer)?))
-            .await?;
+        let read = reader.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut buffer)?)).await?;
         if read == 0 {
             return Ok(());
         }
         let mut left = buffer.get(..read).unwrap_or_default();
         while !left.is_empty() {
-            let written =
-                writer.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, left)?)).await?;
+            let written = writer.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, left)?)).await?;
             left = left.get(written..).unwrap_or_default();
         }
     }

@@ -13,9 +13,9 @@ mod failure;
 mod filter;
 /// Paths inside a container's root file system.
 mod in_root;
-mod input;
 /// What runs as `/sbin/docker-init` in a container started with `--init`.
 pub mod init;
+mod input;
 /// The helper that makes containers and execs.
 pub mod oci;
 /// From Docker's configuration to an OCI specification.
@@ -51,7 +51,10 @@ use failure::{Start, start_error};
 
 use crate::{
     error::{Context, Error, Result},
-    shim::protocol::{Exited, Report, receive},
+    shim::{
+        self,
+        protocol::{Exited, Report, receive},
+    },
 };
 
 /// How long a start that an engine's death interrupted may take to come to its end.
@@ -188,10 +191,8 @@ impl Runtime {
             None => (listed.key.clone(), None),
         };
         let mut streams = Streams::from_held(listed.fds, made.terminal);
-        streams.stdin = streams
-            .stdin
-            .map(|stdin| input::forward(&self.current(), &listed.key, stdin))
-            .transpose()?;
+        streams.stdin =
+            streams.stdin.map(|stdin| input::forward(&self.current(), &listed.key, stdin)).transpose()?;
         let pid = made.target.pid;
         self.targets().insert(listed.key, Arc::new(made.target));
         Ok(Held { id, exec, pid, streams, exit: ExitWatch(reported.exit) })
@@ -232,8 +233,7 @@ impl Runtime {
     pub async fn exec(&self, id: &str, exec_id: &str, process: &Process, stdio: Stdio) -> Result<Running> {
         check_name(id)?;
         check_name(exec_id)?;
-        let (bundle, process, name) =
-            (self.0.layout.bundle(id), process.clone(), exec_id.to_owned());
+        let (bundle, process, name) = (self.0.layout.bundle(id), process.clone(), exec_id.to_owned());
         let written = {
             let bundle = bundle.clone();
             blocking(move || bundle.write_exec(&name, &process, stdio)).await
@@ -285,8 +285,7 @@ impl Runtime {
             }
         };
         streams.terminal = made.terminal;
-        streams.stdin =
-            streams.stdin.map(|stdin| input::forward(&connection, key, stdin)).transpose()?;
+        streams.stdin = streams.stdin.map(|stdin| input::forward(&connection, key, stdin)).transpose()?;
         let pid = made.target.pid;
         self.targets().insert(key.to_owned(), Arc::new(made.target));
         Ok(Running { pid, streams, exit: ExitWatch(exit) })
@@ -299,8 +298,7 @@ impl Runtime {
         if !current.is_lost() {
             return Ok(current);
         }
-        let (connection, hearing) =
-            establish(&self.0.layout, &self.0.program, &self.0.cgroups).await?;
+        let (connection, hearing) = establish(&self.0.layout, &self.0.program, &self.0.cgroups).await?;
         *self.0.hearing.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
         connection.list().await?;
         tracing::warn!("the shim was gone: another one is connected");
@@ -322,8 +320,7 @@ impl Runtime {
     /// [`Kind::NotFound`](crate::error::Kind::NotFound) when it has ended.
     pub fn signal(&self, pid: u32, signal: i32) -> Result<()> {
         let ended = || Error::not_found(format!("process {pid} has ended"));
-        let target =
-            self.targets().values().find(|target| target.pid == pid).cloned().ok_or_else(ended)?;
+        let target = self.targets().values().find(|target| target.pid == pid).cloned().ok_or_else(ended)?;
         // SAFETY: an open pidfd, numbers, and no `siginfo`.
         let result = unsafe {
             libc::syscall(
@@ -379,9 +376,8 @@ impl Runtime {
         check_name(id)?;
         let (bundle, cgroups, id) = (self.0.layout.bundle(id), self.0.cgroups.clone(), id.to_owned());
         blocking(move || {
-            let path = bundle
-                .cgroup()?
-                .ok_or_else(|| Error::not_found(format!("container {id} does not run")))?;
+            let path =
+                bundle.cgroup()?.ok_or_else(|| Error::not_found(format!("container {id} does not run")))?;
             act(&cgroups, &path).context(|| format!("{what} container {id}"))
         })
         .await
@@ -394,12 +390,8 @@ impl Runtime {
         let (layout, cgroups, name) = (self.0.layout.clone(), self.0.cgroups.clone(), id.to_owned());
         blocking(move || delete_left(&layout, &cgroups, &name)).await?;
         let prefix = format!("{id}/");
-        let keys: Vec<String> = self
-            .targets()
-            .keys()
-            .filter(|key| *key == id || key.starts_with(&prefix))
-            .cloned()
-            .collect();
+        let keys: Vec<String> =
+            self.targets().keys().filter(|key| *key == id || key.starts_with(&prefix)).cloned().collect();
         for key in keys {
             self.release_key(&key);
         }
@@ -423,10 +415,14 @@ impl Runtime {
         // A helper that has just reported may still be on its way out.
         for _ in 0..LAST_ATTEMPTS {
             connection.quit().await?;
-            if connection.is_lost() {
+            // Another engine's shim may be in the group as well.
+            if connection.is_lost() && shim::remove_cgroup() {
                 return Ok(());
             }
             tokio::time::sleep(LAST_PAUSE).await;
+        }
+        if connection.is_lost() {
+            return Ok(());
         }
         tracing::info!("the shim stays with the processes that it holds");
         Ok(())

@@ -33,9 +33,8 @@ pub struct Streams {
 /// Both ends of new streams: the process's 0, 1 and 2, and ours.
 pub(super) fn open(stdio: Stdio) -> Result<([OwnedFd; 3], Streams)> {
     let what = || "make the streams of a process".to_owned();
-    let null = || {
-        rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(what)
-    };
+    let null =
+        || rustix::fs::openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(what);
     // (read end, write end)
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(what);
     if stdio.terminal.is_some() {

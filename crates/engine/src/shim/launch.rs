@@ -32,12 +32,9 @@ impl Program {
     pub(super) fn of_this_process() -> io::Result<Self> {
         let executable = match read_only_view("/proc/self/exe") {
             Ok(file) => file,
-            Err(_) => rustix::fs::openat(
-                CWD,
-                "/proc/self/exe",
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?,
+            Err(_) => {
+                rustix::fs::openat(CWD, "/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?
+            }
         };
         let files = rustix::process::getrlimit(Resource::Nofile);
         // Four descriptors a process: with less, fewer can be held, and Spawn says so.
@@ -73,12 +70,10 @@ impl Program {
                 unsafe {
                     reset_signals();
                     libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-                    let mut number = 0;
-                    for file in &files {
+                    for (number, file) in (0..).zip(&files) {
                         if libc::dup2(file.as_raw_fd(), number) < 0 {
                             libc::_exit(127);
                         }
-                        number += 1;
                     }
                     libc::execveat(
                         self.executable.as_raw_fd(),
@@ -128,12 +123,8 @@ fn read_only_view(path: &str) -> io::Result<OwnedFd> {
         path,
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     )?;
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: an open descriptor, an empty path, and a struct with its own size.
     let result = unsafe {
         libc::syscall(

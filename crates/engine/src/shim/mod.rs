@@ -65,12 +65,8 @@ fn start(root: &Path) -> io::Result<ExitCode> {
     // Whatever the engine has open, or had when it was started, is not ours to keep open.
     // SAFETY: nothing is open yet that this process uses.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(root.join(LOCK))?;
+    let lock =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(root.join(LOCK))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(ExitCode::SUCCESS),
@@ -161,17 +157,29 @@ fn listen_in(root: &Path) -> io::Result<OwnedFd> {
 /// Leaves the engine's control group, with which it would be ended by whoever supervises the engine.
 /// The hierarchies that limit resources have no say in that and are left alone.
 fn enter_own_cgroup() {
+    for group in own_cgroups() {
+        // Where this is not allowed, the engine's group has to do.
+        let _ = fs::create_dir(&group);
+        let _ = fs::write(group.join("cgroup.procs"), "0");
+    }
+}
+
+fn own_cgroups() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = match root.join("cgroup.controllers").exists() {
         true => vec![root.to_owned()],
         false => vec![root.join("systemd"), root.join("unified")],
     };
-    for hierarchy in hierarchies {
-        let group = hierarchy.join(CGROUP);
-        // Where this is not allowed, the engine's group has to do.
-        let _ = fs::create_dir(&group);
-        let _ = fs::write(group.join("cgroup.procs"), "0");
-    }
+    hierarchies.into_iter().map(|hierarchy| hierarchy.join(CGROUP)).collect()
+}
+
+/// Removes the control group of shims. Whether nobody is left in it.
+pub(crate) fn remove_cgroup() -> bool {
+    let gone = |group: &PathBuf| match fs::remove_dir(group) {
+        Err(error) => error.kind() != io::ErrorKind::ResourceBusy,
+        Ok(()) => true,
+    };
+    own_cgroups().iter().all(gone)
 }
 
 enum Fork {

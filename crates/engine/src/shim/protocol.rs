@@ -75,10 +75,7 @@ pub enum Reply {
         pid: u32,
     },
     /// The helper runs, or why not. What it achieves is told by its report.
-    Spawned {
-        key: String,
-        error: Option<String>,
-    },
+    Spawned { key: String, error: Option<String> },
     /// One held process, with its descriptors.
     Held {
         key: String,
@@ -92,14 +89,9 @@ pub enum Reply {
     Listed,
     /// A process has ended, or the helper that made none. Told again to each newly connected engine until
     /// it is released.
-    Exit {
-        key: String,
-        exit: Exited,
-    },
+    Exit { key: String, exit: Exited },
     /// What was asked is not done.
-    Refused {
-        reason: String,
-    },
+    Refused { reason: String },
 }
 
 /// How a process ended.

@@ -1,12 +1,6 @@
 //! The shim's loop: one thread that sleeps until a child ends or the engine speaks.
 
-use std::{
-    collections::VecDeque,
-    io,
-    os::fd::OwnedFd,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, os::fd::OwnedFd, path::Path, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -17,7 +11,7 @@ use rustix::{
 
 use super::{
     launch::Program,
-    protocol::{MAX_FDS, Reply, Request, VERSION, receive, send},
+    protocol::{MAX_FDS, MAX_PROCESSES, Reply, Request, VERSION, receive, send},
     table::Table,
 };
 
@@ -78,10 +72,8 @@ impl Server {
         let idle = self.engine.is_none() && self.table.is_empty() && !has_children();
         let timeout =
             idle.then(|| Timespec { tv_sec: i64::try_from(IDLE.as_secs()).unwrap_or(10), tv_nsec: 0 });
-        let mut fds = vec![
-            PollFd::new(&self.children, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
+        let mut fds =
+            vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
         if let Some(engine) = &self.engine {
             let waits = !engine.answers.is_empty() || engine.listing.is_some();
             fds.push(PollFd::new(&engine.socket, if waits { PollFlags::OUT } else { PollFlags::IN }));
@@ -125,14 +117,24 @@ impl Server {
         if !socket_peercred(&socket).is_ok_and(|peer| peer.uid == us) {
             return;
         }
+        self.hear_out();
         self.table.new_engine();
-        self.engine = Some(Engine {
-            socket,
-            greeted: false,
-            informed: false,
-            listing: None,
-            answers: VecDeque::new(),
-        });
+        self.engine =
+            Some(Engine { socket, greeted: false, informed: false, listing: None, answers: VecDeque::new() });
+    }
+
+    /// What the engine before has said and nobody has heard yet still counts: what it has released must
+    /// not be told to the next.
+    fn hear_out(&mut self) {
+        let Some(engine) = self.engine.take() else { return };
+        for _ in 0..MAX_PROCESSES {
+            match receive::<Request>(&engine.socket, RecvFlags::DONTWAIT) {
+                Ok(Some((Request::Release { key }, _))) => self.table.release(&key),
+                Ok(Some((Request::CloseInput { key }, _))) => self.table.close_input(&key),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
     }
 
     /// Reads one request. An engine that goes or talks nonsense is let go.
@@ -158,9 +160,9 @@ impl Server {
                 engine.greeted = true;
                 Some(Reply::Welcome { version: VERSION, pid: std::process::id() })
             }
-            Request::Hello { version } => Some(Reply::Refused {
-                reason: format!("this shim speaks version {VERSION}, not {version}"),
-            }),
+            Request::Hello { version } => {
+                Some(Reply::Refused { reason: format!("this shim speaks version {VERSION}, not {version}") })
+            }
             _ if !engine.greeted => Some(Reply::Refused { reason: "no greeting".to_owned() }),
             Request::Spawn { key, arguments, child_fds, input } => {
                 let error = self.spawn(&key, &arguments, fds, child_fds, input).err();

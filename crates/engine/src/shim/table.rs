@@ -1,15 +1,12 @@
 //! What the shim holds: descriptors by name, the process each belongs to, and how it ended.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::Bound,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::{
-    net::RecvFlags,
-    process::Pid,
-};
+use rustix::{net::RecvFlags, process::Pid};
 
 use super::protocol::{Exited, MAX_KEY, MAX_PROCESSES, Reply, Report, receive};
 
@@ -23,8 +20,6 @@ struct Entry {
     exit: Option<Exited>,
     /// Whether the connected engine knows of the exit.
     told: bool,
-    /// The engine wants to hear no more of it than its exit.
-    released: bool,
     /// Whether the first of `held` is the process's input.
     input: bool,
     /// The last is the socket of the report, which stays unread in it: an engine that dies half way
@@ -46,28 +41,51 @@ impl Entry {
         }
     }
 
-    /// Nothing will happen to it any more.
-    fn is_over(&self) -> bool {
-        self.helper.is_none() && (self.process.is_none() || self.exit.is_some())
-    }
-
     fn lives(&self) -> bool {
         self.helper.is_some() || (self.process.is_some() && self.exit.is_none())
     }
+
+    /// Takes note that a child has ended; whether it was this entry's.
+    fn ended(&mut self, pid: Pid, code: i32) -> bool {
+        if self.helper == Some(pid) {
+            self.learn();
+            self.helper = None;
+            if self.process.is_none() {
+                // Nothing was made: the helper's own end is all there is to tell.
+                self.exit = Some(Exited::now(code));
+            }
+            return true;
+        }
+        // A process reaches us only when its helper has ended, but we may hear of the process first.
+        if self.helper.is_some() {
+            self.learn();
+        }
+        if self.process == Some(pid) && self.exit.is_none() {
+            self.exit = Some(Exited::now(code));
+            return true;
+        }
+        false
+    }
 }
 
-/// All entries, by name.
+/// All entries.
 #[derive(Debug, Default)]
-pub(super) struct Table(BTreeMap<String, Entry>);
+pub(super) struct Table {
+    held: BTreeMap<String, Entry>,
+    /// Released, and alive. Their names can be taken again.
+    leaving: Vec<(String, Entry)>,
+    /// The ends of those that were released before, for the engine that did so.
+    last_words: VecDeque<Reply>,
+}
 
 impl Table {
     /// Why nothing can be held under `key`, if so.
     pub(super) fn objection(&self, key: &str) -> Option<&'static str> {
         if key.is_empty() || key.len() > MAX_KEY {
             Some("unusable name")
-        } else if self.0.contains_key(key) {
+        } else if self.held.contains_key(key) {
             Some("the name is taken")
-        } else if self.0.len() >= MAX_PROCESSES {
+        } else if self.held.len() + self.leaving.len() >= MAX_PROCESSES {
             Some("too many processes")
         } else {
             None
@@ -75,21 +93,13 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, key: String, helper: Pid, held: Vec<OwnedFd>, input: bool) {
-        let entry = Entry {
-            helper: Some(helper),
-            process: None,
-            exit: None,
-            told: false,
-            released: false,
-            input,
-            held,
-        };
-        self.0.insert(key, entry);
+        let entry = Entry { helper: Some(helper), process: None, exit: None, told: false, input, held };
+        self.held.insert(key, entry);
     }
 
     /// Drops the input held under `key`.
     pub(super) fn close_input(&mut self, key: &str) {
-        if let Some(entry) = self.0.get_mut(key)
+        if let Some(entry) = self.held.get_mut(key)
             && std::mem::take(&mut entry.input)
             && !entry.held.is_empty()
         {
@@ -99,74 +109,63 @@ impl Table {
 
     /// Drops the descriptors held under `key`, and the entry itself once it is over.
     pub(super) fn release(&mut self, key: &str) {
-        let Some(entry) = self.0.get_mut(key) else { return };
+        let Some(mut entry) = self.held.remove(key) else { return };
         entry.learn();
-        entry.released = true;
-        if entry.helper.is_none() {
-            entry.held.clear();
-        }
-        if entry.is_over() {
-            self.0.remove(key);
+        if entry.lives() {
+            // The report is still to come.
+            let report = entry.held.pop().filter(|_| entry.process.is_none());
+            entry.held = report.into_iter().collect();
+            self.leaving.push((key.to_owned(), entry));
         }
     }
 
-    /// Takes note that a child has ended with this exit code. Children that nobody asked for are forgotten: what a container
-    /// leaves behind in a shared pid namespace.
+    /// Takes note that a child has ended with this exit code. Children that nobody asked for are
+    /// forgotten: what a container leaves behind in a shared pid namespace.
     pub(super) fn ended(&mut self, pid: Pid, code: i32) {
-        if let Some((key, entry)) = self.0.iter_mut().find(|(_, entry)| entry.helper == Some(pid)) {
-            entry.learn();
-            entry.helper = None;
-            if entry.process.is_none() {
-                // Nothing was made: the helper's own end is all there is to tell.
-                entry.exit = Some(Exited::now(code));
-            }
-            if entry.released {
-                entry.held.clear();
-                if entry.is_over() {
-                    let key = key.clone();
-                    self.0.remove(&key);
-                }
-            }
+        if self.held.values_mut().any(|entry| entry.ended(pid, code)) {
             return;
         }
-        // A process reaches us only when its helper has ended, but we may hear of the process first.
-        for entry in self.0.values_mut().filter(|entry| entry.helper.is_some()) {
-            entry.learn();
-        }
-        let ours = |entry: &&mut Entry| entry.process == Some(pid) && entry.exit.is_none();
-        if let Some(entry) = self.0.values_mut().find(ours) {
-            entry.exit = Some(Exited::now(code));
-            entry.told = false;
+        if self.leaving.iter_mut().any(|(_, entry)| entry.ended(pid, code)) {
+            let (leaving, gone): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.leaving).into_iter().partition(|(_, entry)| entry.lives());
+            self.leaving = leaving;
+            for (key, entry) in gone {
+                // Of a name that means another process by now nothing can be said.
+                if let Some(exit) = entry.exit.filter(|_| !self.held.contains_key(&key)) {
+                    self.last_words.truncate(MAX_PROCESSES);
+                    self.last_words.push_back(Reply::Exit { key, exit });
+                }
+            }
         }
     }
 
     /// Exits that the connected engine does not know of. One returned is taken for told.
     pub(super) fn next_exit(&mut self) -> Option<Reply> {
-        let (key, exit, gone) = self.0.iter_mut().find_map(|(key, entry)| {
+        if let Some(last) = self.last_words.pop_front() {
+            return Some(last);
+        }
+        self.held.iter_mut().find_map(|(key, entry)| {
             let exit = entry.exit.filter(|_| !entry.told)?;
             entry.told = true;
-            Some((key.clone(), exit, entry.released && entry.is_over()))
-        })?;
-        if gone {
-            self.0.remove(&key);
-        }
-        Some(Reply::Exit { key, exit })
+            Some(Reply::Exit { key: key.clone(), exit })
+        })
     }
 
     /// Forgets what the engine knew: another one is connected.
     pub(super) fn new_engine(&mut self) {
-        self.0.values_mut().for_each(|entry| entry.told = false);
+        self.held.values_mut().for_each(|entry| entry.told = false);
+        self.last_words.clear();
     }
 
     /// The first entry after `key`.
     pub(super) fn after(&mut self, key: Option<&str>) -> Option<(Reply, Vec<BorrowedFd<'_>>)> {
         let start = key.map_or(Bound::Unbounded, Bound::Excluded);
-        let (key, entry) = self.0.range_mut::<str, _>((start, Bound::Unbounded)).next()?;
+        let (key, entry) = self.held.range_mut::<str, _>((start, Bound::Unbounded)).next()?;
         entry.learn();
         entry.told |= entry.exit.is_some();
         let reply = Reply::Held {
             key: key.clone(),
-            process: entry.process.and_then(|pid| pid.as_raw_nonzero().get().try_into().ok()),
+            process: entry.process.map(|pid| pid.as_raw_nonzero().get().unsigned_abs()),
             exit: entry.exit,
             starting: entry.helper.is_some(),
         };
@@ -174,12 +173,12 @@ impl Table {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.held.is_empty() && self.leaving.is_empty()
     }
 
     /// Whether a process that was asked for still lives.
     pub(super) fn lives(&self) -> bool {
-        self.0.values().any(Entry::lives)
+        !self.leaving.is_empty() || self.held.values().any(Entry::lives)
     }
 }
 
@@ -244,6 +243,24 @@ mod tests {
         let Some(Reply::Exit { exit, .. }) = table.next_exit() else { panic!("no exit") };
         assert_eq!(exit.code, 137);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_released_name_can_be_taken_before_its_process_has_ended() {
+        let mut table = Table::default();
+        let (ours, theirs) = report_sockets();
+        table.insert("c".into(), pid(10), vec![ours], false);
+        send(&theirs, &Report::Pid(11), &[]).unwrap();
+        table.ended(pid(10), 0);
+        table.release("c");
+        assert_eq!(table.objection("c"), None);
+        let (ours, _theirs) = report_sockets();
+        table.insert("c".into(), pid(20), vec![ours], false);
+        table.ended(pid(11), 137);
+        assert!(table.next_exit().is_none());
+        assert!(!table.is_empty());
+        table.ended(pid(20), 1);
+        assert!(table.next_exit().is_some());
     }
 
     #[test]

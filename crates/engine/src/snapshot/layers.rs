@@ -46,10 +46,7 @@ impl LayerId {
     /// The chain IDs of an image's layers, bottom first.
     pub fn chain(diff_ids: &[Digest]) -> Vec<LayerId> {
         let mut parent = None;
-        diff_ids
-            .iter()
-            .map(|diff_id| *parent.insert(LayerId::new(parent, *diff_id)))
-            .collect()
+        diff_ids.iter().map(|diff_id| *parent.insert(LayerId::new(parent, *diff_id))).collect()
     }
 
     /// The 64 digits, as the layer's directory is called.
@@ -143,8 +140,8 @@ impl Layers {
     pub fn open(data_root: &Path) -> Result<Self> {
         let directory = data_root.join("layers");
         let making = directory.join(".tmp");
-        tree::remove_tree(&making).context(|| format!("sweep {}", making.display()))?;
-        fs::create_dir_all(&making).context(|| format!("create {}", making.display()))?;
+        fs::create_dir_all(&directory).context(|| format!("create {}", directory.display()))?;
+        tree::sweep(&making).context(|| format!("sweep {}", making.display()))?;
         let (mut known, mut damaged) = (HashMap::new(), HashSet::new());
         let entries = fs::read_dir(&directory).context(|| format!("read {}", directory.display()))?;
         for entry in entries {
@@ -226,8 +223,7 @@ impl Layers {
         let spare = making.path.join("spare");
         tree::remove_tree(&spare).context(|| format!("remove {}", spare.display()))?;
         let parent = new.below.last().copied();
-        let layer =
-            Layer { id, parent, diff_id: new.diff_id, blob: new.blob.clone(), size };
+        let layer = Layer { id, parent, diff_id: new.diff_id, blob: new.blob.clone(), size };
         store::write_json(&making.path.join("layer.json"), &layer, Durability::Renamed)?;
         let layer = Arc::new(layer);
         let place = self.0.directory.join(id.hex());
@@ -271,6 +267,21 @@ impl Layers {
     /// A directory that cannot be removed. Its layer is gone all the same; the rest is swept at the next
     /// start.
     pub(crate) fn collect(&self, live: &HashSet<LayerId>) -> Result<Vec<Arc<Layer>>> {
+        let (removed, trash) = self.take_out(live)?;
+        for path in trash {
+            tree::remove_tree(&path).context(|| format!("remove {}", path.display()))?;
+        }
+        Ok(removed)
+    }
+
+    /// [`Layers::collect`] that does not wait for the disk.
+    pub(crate) fn collect_later(&self, live: &HashSet<LayerId>) -> Result<()> {
+        let (_, trash) = self.take_out(live)?;
+        tree::remove_later(trash).context(|| "remove what is not used".to_owned())
+    }
+
+    /// Takes layers that nobody needs out of their places: what they were, and where their files are.
+    fn take_out(&self, live: &HashSet<LayerId>) -> Result<(Vec<Arc<Layer>>, Vec<PathBuf>)> {
         let mut removed = Vec::new();
         let mut trash = Vec::new();
         {
@@ -278,13 +289,8 @@ impl Layers {
             let mut kept: HashSet<LayerId> = live.clone();
             kept.extend(state.held.keys());
             kept.extend(state.owners.values().flatten());
-            let gone: Vec<LayerId> = state
-                .known
-                .keys()
-                .chain(&state.damaged)
-                .filter(|id| !kept.contains(id))
-                .copied()
-                .collect();
+            let gone: Vec<LayerId> =
+                state.known.keys().chain(&state.damaged).filter(|id| !kept.contains(id)).copied().collect();
             for id in gone {
                 let from = self.0.directory.join(id.hex());
                 let to = self.0.fresh();
@@ -294,10 +300,7 @@ impl Layers {
                 trash.push(to);
             }
         }
-        for path in trash {
-            tree::remove_tree(&path).context(|| format!("remove {}", path.display()))?;
-        }
-        Ok(top_first(removed))
+        Ok((top_first(removed), trash))
     }
 
     /// The digests of the archives of all layers here.
@@ -379,8 +382,7 @@ pub(super) fn copy_root_attributes(from: &Path, to: &Path) -> Result<()> {
     let copy = || -> io::Result<()> {
         let stat = rustix::fs::stat(from)?;
         let to = open_directory(to)?;
-        let (uid, gid) =
-            (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+        let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
         rustix::fs::fchown(&to, Some(uid), Some(gid))?;
         rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
         Ok(())
@@ -396,9 +398,7 @@ fn refuse(error: UnpackError) -> Error {
     };
     let message = error.to_string();
     match error {
-        UnpackError::Unpack(unpack::Error::Entry { source, .. }) => {
-            Error::new(kind, message).because(source)
-        }
+        UnpackError::Unpack(unpack::Error::Entry { source, .. }) => Error::new(kind, message).because(source),
         _ => Error::new(kind, message),
     }
 }
@@ -425,9 +425,7 @@ fn decompress_and_unpack(
         let digest = hashing.join().map_err(|_| archive(io::Error::other("decompression failed")))?;
         let size = unpacked?;
         match digest {
-            Some(got) if got != new.diff_id => {
-                Err(UnpackError::Mismatch { expected: new.diff_id, got })
-            }
+            Some(got) if got != new.diff_id => Err(UnpackError::Mismatch { expected: new.diff_id, got }),
             _ => Ok(size),
         }
     })
@@ -521,7 +519,7 @@ mod tests {
             .unwrap()
             .chain(fs::read_dir(root.join("layers/.tmp")).unwrap())
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".tmp")
+            .filter(|name| !name.starts_with('.'))
             .collect();
         left.sort();
         left
@@ -576,8 +574,7 @@ mod tests {
         let layers = Layers::open(root.path()).unwrap();
         let (promised, given) = (plain("a"), plain("b"));
         let packed = gzip(&given);
-        let wrong =
-            NewLayer { below: Vec::new(), diff_id: Digest::of(&promised), blob: blob(&packed) };
+        let wrong = NewLayer { below: Vec::new(), diff_id: Digest::of(&promised), blob: blob(&packed) };
         let error = layers.unpack(&wrong, &packed[..]).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidParameter);
         assert!(error.to_string().starts_with("invalid diffID: expected"), "{error}");

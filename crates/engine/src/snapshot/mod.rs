@@ -18,13 +18,13 @@ mod keyed;
 mod layers;
 /// Containers' writable layers.
 mod overlay;
+/// Reading tar archives that may be hostile.
+mod tar;
 /// Archives for tests.
 #[cfg(test)]
 pub(crate) mod testing;
 /// Removing and measuring trees that a container or an archive shaped.
 mod tree;
-/// Reading tar archives that may be hostile.
-mod tar;
 /// Applying a layer's archive to a directory.
 mod unpack;
 

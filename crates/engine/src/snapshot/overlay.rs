@@ -14,8 +14,8 @@ use rustix::{
     fs::{CWD, Mode, OFlags, open},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,9 @@ impl Snapshots {
         let directory = data_root.join("containers-fs");
         let mounts = exec_root.join("rootfs");
         let making = directory.join(".tmp");
-        tree::remove_tree(&making).context(|| format!("sweep {}", making.display()))?;
-        for path in [&making, &directory.join(".empty"), &mounts] {
+        fs::create_dir_all(&directory).context(|| format!("create {}", directory.display()))?;
+        tree::sweep(&making).context(|| format!("sweep {}", making.display()))?;
+        for path in [&directory.join(".empty"), &mounts] {
             fs::create_dir_all(path).context(|| format!("create {}", path.display()))?;
         }
         let mut known = HashMap::new();
@@ -172,8 +173,7 @@ impl Snapshots {
         if prepared().context(|| format!("prepare {}", target.display()))? {
             return Ok(target);
         }
-        let mut lower: Vec<PathBuf> =
-            layers.iter().rev().map(|layer| inner.layers.path(*layer)).collect();
+        let mut lower: Vec<PathBuf> = layers.iter().rev().map(|layer| inner.layers.path(*layer)).collect();
         if lower.is_empty() {
             lower.push(inner.directory.join(".empty"));
         }
@@ -227,11 +227,8 @@ impl Snapshots {
         let layers = self.known().get(id).ok_or_else(|| no_snapshot(id))?.clone();
         let upper = self.upper(id);
         let changed = tree::disk_usage(&upper).context(|| format!("measure {}", upper.display()))?;
-        let below: u64 = layers
-            .iter()
-            .filter_map(|layer| self.0.layers.get(*layer))
-            .map(|layer| layer.size)
-            .sum();
+        let below: u64 =
+            layers.iter().filter_map(|layer| self.0.layers.get(*layer)).map(|layer| layer.size).sum();
         Ok((changed, changed.saturating_add(below)))
     }
 
@@ -285,8 +282,7 @@ fn driver_data(
         ("WorkDir".to_owned(), text(work)),
     ]);
     if !below.is_empty() {
-        let lower: Vec<String> =
-            below.iter().rev().map(|layer| text(&layers.path(*layer))).collect();
+        let lower: Vec<String> = below.iter().rev().map(|layer| text(&layers.path(*layer))).collect();
         data.insert("LowerDir".to_owned(), lower.join(":"));
     }
     data
@@ -343,16 +339,11 @@ impl Overlay {
         };
         let lower = self.lower.iter().map(opened).collect::<io::Result<Vec<_>>>()?;
         let (upper, work) = (opened(&self.upper)?, opened(&self.work)?);
-        let name = |fd: &std::os::fd::OwnedFd| {
-            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))
-        };
+        let name =
+            |fd: &std::os::fd::OwnedFd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
         let lower: Vec<String> = lower.iter().map(name).collect();
-        let mut data = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            lower.join(":"),
-            name(&upper),
-            name(&work)
-        );
+        let mut data =
+            format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), name(&upper), name(&work));
         for (name, value) in OPTIONS {
             data.push_str(&format!(",{name}={value}"));
         }
@@ -480,10 +471,21 @@ mod tests {
             assert_eq!(fs::metadata(&merged).unwrap().permissions().mode() & 0o7777, 0o711);
             fs::write(merged.join("written"), "12345").unwrap();
             fs::remove_file(merged.join("etc/kept")).unwrap();
-            assert!(snapshots.upper("c1").join("etc/kept").symlink_metadata().unwrap().file_type().is_char_device());
+            assert!(
+                snapshots
+                    .upper("c1")
+                    .join("etc/kept")
+                    .symlink_metadata()
+                    .unwrap()
+                    .file_type()
+                    .is_char_device()
+            );
             assert_eq!(snapshots.size("c1").unwrap(), (5, 5 + 11 + 4));
             let data = snapshots.graph_driver("c1").data.unwrap();
-            assert_eq!(data["LowerDir"], format!("{}:{}", name(&layers.path(top)), name(&layers.path(bottom))));
+            assert_eq!(
+                data["LowerDir"],
+                format!("{}:{}", name(&layers.path(top)), name(&layers.path(bottom)))
+            );
             assert_eq!(data["MergedDir"], name(&merged));
             snapshots.unmount("c1").unwrap();
             snapshots.unmount("c1").unwrap();

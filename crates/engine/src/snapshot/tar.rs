@@ -44,8 +44,14 @@ pub(crate) enum Kind {
     /// To another path of the archive.
     HardLink,
     Symlink,
-    CharDevice { major: u32, minor: u32 },
-    BlockDevice { major: u32, minor: u32 },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
     Directory,
     Fifo,
     /// A type flag that this reader does not know.
@@ -391,9 +397,7 @@ impl Extended {
 
     fn record(&mut self, key: &[u8], value: &[u8], offset: &mut Option<u64>) -> Result<(), Error> {
         let path = |value: &[u8]| match value.len() as u64 {
-            size if size > MAX_PATH => {
-                Err(Error::TooLong { what: "a name", size, limit: MAX_PATH })
-            }
+            size if size > MAX_PATH => Err(Error::TooLong { what: "a name", size, limit: MAX_PATH }),
             _ => Ok((!value.is_empty()).then(|| value.to_vec())),
         };
         match key {
@@ -496,10 +500,7 @@ fn signed_number(field: &[u8]) -> Result<i64, Error> {
     // Two's complement, the first bit being the mark and the second one the sign.
     let start = if first & 0x40 == 0 { i64::from(first & 0x3f) } else { i64::from(first | 0x80) - 256 };
     rest.iter().try_fold(start, |value, byte| {
-        value
-            .checked_mul(256)
-            .and_then(|value| value.checked_add(i64::from(*byte)))
-            .ok_or(Error::Header)
+        value.checked_mul(256).and_then(|value| value.checked_add(i64::from(*byte))).ok_or(Error::Header)
     })
 }
 
@@ -566,9 +567,8 @@ mod tests {
         let mut content = Vec::new();
         for (key, value) in records {
             let body = key.len() + value.len() + 3;
-            let length = (1..).map(|digits| body + digits).find(|length| {
-                length.to_string().len() + body == *length
-            });
+            let length =
+                (1..).map(|digits| body + digits).find(|length| length.to_string().len() + body == *length);
             content.extend_from_slice(format!("{} {key}=", length.unwrap()).as_bytes());
             content.extend_from_slice(value);
             content.push(b'\n');

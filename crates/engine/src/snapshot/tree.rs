@@ -5,14 +5,11 @@ use std::{
     collections::HashSet,
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, open, openat, renameat_with,
-        statat, unlinkat,
-    },
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, open, openat, renameat_with, statat, unlinkat},
     io::Errno,
 };
 
@@ -31,7 +28,7 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     let top = match open(path, OPEN_DIRECTORY, Mode::empty()) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(std::fs::remove_file(path)?),
+        Err(Errno::NOTDIR | Errno::LOOP) => return std::fs::remove_file(path),
         Err(error) => return Err(error.into()),
     };
     let mut counter = 0_u64;
@@ -69,6 +66,40 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Empties `making`, where an engine before this one left what it did not finish. That may be a lot, and
+/// nobody waits for it: it is moved to `.trash` beside it and removed by a thread, or by the next engine.
+pub(crate) fn sweep(making: &Path) -> io::Result<()> {
+    let trash = making.with_file_name(".trash");
+    std::fs::create_dir_all(&trash)?;
+    let mut number = 0_u32;
+    while trash.join(number.to_string()).exists() {
+        number += 1;
+    }
+    match std::fs::rename(making, trash.join(number.to_string())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(making)?;
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir(&trash)? {
+        left.push(entry?.path());
+    }
+    remove_later(left)
+}
+
+/// Removes trees that nobody can see any more, on a thread of its own.
+pub(crate) fn remove_later(paths: Vec<PathBuf>) -> io::Result<()> {
+    let remove = move || {
+        for path in paths {
+            if let Err(error) = remove_tree(&path) {
+                tracing::warn!("remove {}: {error}", path.display());
+            }
+        }
+    };
+    std::thread::Builder::new().name("sweep".to_owned()).spawn(remove)?;
+    Ok(())
 }
 
 /// Removes the files in `directory` and moves its directories to `top`.
@@ -231,6 +262,20 @@ mod tests {
         remove_tree(&directory.path().join("toplink")).unwrap();
         assert!(kept.join("file").exists());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_left_is_out_of_the_way_at_once_and_gone_soon() {
+        let directory = tempfile::tempdir().unwrap();
+        let making = directory.path().join(".tmp");
+        for _ in 0..2 {
+            fs::create_dir_all(making.join("a/b/c")).unwrap();
+            sweep(&making).unwrap();
+            assert_eq!(fs::read_dir(&making).unwrap().count(), 0);
+        }
+        while fs::read_dir(directory.path().join(".trash")).unwrap().count() > 0 {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

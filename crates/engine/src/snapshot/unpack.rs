@@ -14,10 +14,10 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec,
-        Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens,
-        lgetxattr, linkat, llistxattr, lsetxattr, makedev, mkdirat, mknodat, openat, openat2,
-        renameat_with, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
+        XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, lgetxattr, linkat,
+        llistxattr, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, statat, symlinkat,
+        unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -132,11 +132,8 @@ impl Unpacker<'_> {
         match &entry.kind {
             Kind::File => {
                 let file = self.make(&directory, name, |directory, name| {
-                    let flags = OFlags::WRONLY
-                        | OFlags::CREATE
-                        | OFlags::EXCL
-                        | OFlags::NOFOLLOW
-                        | OFlags::CLOEXEC;
+                    let flags =
+                        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     openat(directory, name, flags, Mode::RUSR | Mode::WUSR)
                 });
                 let file = file.map_err(|error| said("create", error))?;
@@ -157,10 +154,8 @@ impl Unpacker<'_> {
                 self.remember_time(&path, entry.mtime)?;
             }
             Kind::Symlink => {
-                self.make(&directory, name, |directory, name| {
-                    symlinkat(&entry.link[..], directory, name)
-                })
-                .map_err(|error| said("create", error))?;
+                self.make(&directory, name, |directory, name| symlinkat(&entry.link[..], directory, name))
+                    .map_err(|error| said("create", error))?;
                 self.size = self.size.saturating_add(entry.link.len() as u64);
             }
             Kind::HardLink => {
@@ -228,12 +223,7 @@ impl Unpacker<'_> {
     }
 
     /// What this layer hid and then makes anew as a directory hides everything below.
-    fn replace_by_directory(
-        &mut self,
-        directory: &OwnedFd,
-        name: &[u8],
-        before: Found,
-    ) -> Result<(), Errno> {
+    fn replace_by_directory(&mut self, directory: &OwnedFd, name: &[u8], before: Found) -> Result<(), Errno> {
         self.set_aside(directory, name)?;
         mkdirat(directory, name, Mode::from_raw_mode(0o755))?;
         match before {
@@ -337,9 +327,9 @@ impl Unpacker<'_> {
                     let said = |error| failed("create", prefix, error);
                     let directory = self.open_existing(parent).map_err(said)?;
                     match found(&directory, name) {
-                        Found::Whiteout => self
-                            .replace_by_directory(&directory, name, Found::Whiteout)
-                            .map_err(said)?,
+                        Found::Whiteout => {
+                            self.replace_by_directory(&directory, name, Found::Whiteout).map_err(said)?
+                        }
                         _ => return Err(said(Errno::NOTDIR)),
                     }
                 }
@@ -420,9 +410,9 @@ impl Unpacker<'_> {
     fn finish(mut self) -> Result<u64, Error> {
         for (path, time) in std::mem::take(&mut self.directories) {
             let (parent, name) = split(&path);
-            let set = self.open_existing(parent).and_then(|directory| {
-                utimensat(&*directory, name, &times(time), AtFlags::SYMLINK_NOFOLLOW)
-            });
+            let set = self
+                .open_existing(parent)
+                .and_then(|directory| utimensat(&*directory, name, &times(time), AtFlags::SYMLINK_NOFOLLOW));
             match set {
                 // A later entry may have taken its place.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
@@ -433,8 +423,11 @@ impl Unpacker<'_> {
             return Ok(self.size);
         }
         // What was replaced was counted.
-        tree::disk_usage_of(self.root)
-            .map_err(|source| Error::Entry { doing: "measure", path: ".".to_owned(), source })
+        tree::disk_usage_of(self.root).map_err(|source| Error::Entry {
+            doing: "measure",
+            path: ".".to_owned(),
+            source,
+        })
     }
 }
 
@@ -485,12 +478,7 @@ fn tolerant(result: Result<(), Errno>) -> Result<(), Errno> {
 
 /// There is no `setxattrat` on every kernel that this engine runs on; a path through `/proc` names the
 /// directory without resolving anything above it.
-fn set_attribute(
-    directory: impl AsFd,
-    name: &[u8],
-    attribute: &[u8],
-    value: &[u8],
-) -> Result<(), Errno> {
+fn set_attribute(directory: impl AsFd, name: &[u8], attribute: &[u8], value: &[u8]) -> Result<(), Errno> {
     lsetxattr(through_proc(directory, name), attribute, value, XattrFlags::empty())
 }
 
@@ -675,7 +663,13 @@ mod tests {
         let archive = Archive::default()
             .directory("./")
             .directory("bin/")
-            .pax(&[("mtime", b"1.5"), ("SCHILY.xattr.security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])])
+            .pax(&[
+                ("mtime", b"1.5"),
+                (
+                    "SCHILY.xattr.security.capability",
+                    &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                ),
+            ])
             .header(&setuid, b"su")
             .hard_link("bin/sudo", "bin/su")
             .symlink("bin/sh", "/bin/su")
@@ -692,8 +686,7 @@ mod tests {
         assert!(place.stat("fifo").file_type().is_fifo());
         assert_eq!(place.stat("null").rdev(), makedev(1, 3));
         let mut value = [0; 32];
-        let capability =
-            lgetxattr(place.root().join("bin/su"), "security.capability", &mut value[..]);
+        let capability = lgetxattr(place.root().join("bin/su"), "security.capability", &mut value[..]);
         assert_eq!(capability, Ok(20));
         // What was made in it later did not change the directory's time.
         assert_eq!(place.stat("bin").mtime(), 1_000_000_000);
@@ -792,10 +785,7 @@ mod tests {
         assert_eq!(place.text("usr/lib/one"), "1");
         assert_eq!(place.text("usr/lib/two"), "2");
         // The modes and whiteouts of links and what they lead to.
-        let archive = Archive::default()
-            .symlink("dir", outside)
-            .file("dir/.wh.secret", b"")
-            .finish();
+        let archive = Archive::default().symlink("dir", outside).file("dir/.wh.secret", b"").finish();
         let _ = place.unpack(&archive);
         let archive =
             Archive::default().symlink("dir", outside).directory("dir/").file("dir/x", b"").finish();
@@ -808,10 +798,8 @@ mod tests {
         let place = Place::new();
         let secret = place.outside().join("secret");
         for target in [secret.to_str().unwrap(), "../outside/secret", "link/secret"] {
-            let archive = Archive::default()
-                .symlink("link", "../outside")
-                .hard_link("stolen", target)
-                .finish();
+            let archive =
+                Archive::default().symlink("link", "../outside").hard_link("stolen", target).finish();
             assert!(place.unpack(&archive).is_err(), "{target}");
             assert!(!place.root().join("stolen").exists());
         }

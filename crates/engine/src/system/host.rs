@@ -15,16 +15,11 @@ impl FromStr for Host {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let unusable = || {
-            Error::invalid(format!(
-                "cannot serve on {text:?}: use unix:///absolute/path or vsock://PORT"
-            ))
-        };
+        let unusable =
+            || Error::invalid(format!("cannot serve on {text:?}: use unix:///absolute/path or vsock://PORT"));
         match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(("vsock", port)) => {
-                port.parse().map(Self::Vsock).map_err(|error| unusable().because(error))
-            }
+            Some(("vsock", port)) => port.parse().map(Self::Vsock).map_err(|error| unusable().because(error)),
             _ => Err(unusable()),
         }
     }

@@ -3,8 +3,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use wire::docker::{
     API_VERSION, MIN_API_VERSION,
     system::{
-        Commit, Component, IndexConfig, Info, Platform, Plugins, RegistryConfig, Runtime, Swarm,
-        Version,
+        Commit, Component, IndexConfig, Info, Platform, Plugins, RegistryConfig, Runtime, Swarm, Version,
     },
 };
 
@@ -34,9 +33,7 @@ impl Engine {
             components: vec![Component {
                 name: "Engine".to_owned(),
                 version: DOCKER_VERSION.to_owned(),
-                details: details
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .into(),
+                details: details.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             }],
             version: DOCKER_VERSION.to_owned(),
             api_version: API_VERSION.to_owned(),
@@ -98,10 +95,7 @@ impl Engine {
             docker_root_dir: self.config.data_root.display().to_string(),
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             server_version: DOCKER_VERSION.to_owned(),
-            runtimes: BTreeMap::from([(
-                "runc".to_owned(),
-                Runtime { path: "libcontainer".to_owned() },
-            )]),
+            runtimes: BTreeMap::from([("runc".to_owned(), Runtime { path: "libcontainer".to_owned() })]),
             default_runtime: "runc".to_owned(),
             swarm: Swarm { local_node_state: "inactive".to_owned(), ..Swarm::default() },
             live_restore_enabled: true,
@@ -147,12 +141,7 @@ impl Engine {
         // Loopback addresses are reached by plain HTTP without being asked for, as in Docker.
         let loopback = ["::1/128", "127.0.0.0/8"].map(str::to_owned);
         RegistryConfig {
-            insecure_registry_cidrs: insecure
-                .iter()
-                .filter(is_cidr)
-                .cloned()
-                .chain(loopback)
-                .collect(),
+            insecure_registry_cidrs: insecure.iter().filter(is_cidr).cloned().chain(loopback).collect(),
             index_configs,
             mirrors: self.config.registry_mirrors.clone(),
         }

@@ -25,11 +25,14 @@ use crate::{
 };
 
 /// The `Server` header of every answer.
-pub(crate) const SERVER: &str =
-    concat!("Docker/28.5.2 (linux) Coracle/", env!("CARGO_PKG_VERSION"));
+pub(crate) const SERVER: &str = concat!("Docker/28.5.2 (linux) Coracle/", env!("CARGO_PKG_VERSION"));
 
-/// How long containers have to end when the engine does, beyond their own stop time-out.
+/// How long containers have to end when the engine does, unless whoever stops it says otherwise.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// In the exec root: whoever sends SIGTERM may have left here, as decimal seconds, how long containers
+/// have to end.
+pub const STOP_TIMEOUT_FILE: &str = "stop-timeout";
 
 /// What an engine is started with.
 #[derive(Debug, Clone)]
@@ -93,8 +96,16 @@ pub async fn serve(config: Config) -> Result<()> {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping the containers"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping the containers"),
     }
-    engine.containers.shutdown(SHUTDOWN_TIMEOUT).await;
+    let timeout = stop_timeout(&engine.config.exec_root);
+    engine.containers.shutdown(timeout).await;
     runtime.shutdown().await
+}
+
+/// What [`STOP_TIMEOUT_FILE`] says, if it is there and makes sense.
+fn stop_timeout(exec_root: &std::path::Path) -> Duration {
+    let said = fs::read_to_string(exec_root.join(STOP_TIMEOUT_FILE)).ok();
+    let seconds = said.and_then(|text| text.trim().parse().ok());
+    seconds.map_or(SHUTDOWN_TIMEOUT, Duration::from_secs)
 }
 
 /// Keeps two engines from one data root.
@@ -141,10 +152,9 @@ fn identity(config: &Config) -> Result<Identity> {
     if let Some(identity) = store::read_json(&path)? {
         return Ok(identity);
     }
-    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .context(|| "make an engine id".to_owned())?;
-    let identity =
-        Identity { id: uuid.trim().to_owned(), created: timestamp::now_rfc3339() };
+    let uuid =
+        fs::read_to_string("/proc/sys/kernel/random/uuid").context(|| "make an engine id".to_owned())?;
+    let identity = Identity { id: uuid.trim().to_owned(), created: timestamp::now_rfc3339() };
     store::write_json(&path, &identity, Durability::Synced)?;
     Ok(identity)
 }

@@ -114,7 +114,6 @@ async fn one(root: &Path, run: &Path, case: Case) -> Result<()> {
     }
     lab.runtime.shutdown().await?;
     until("the shim ends", || Ok(shims(run)?.is_empty())).await?;
-    lab.remove_cgroup_parent();
     drop(lab);
     until("all descriptors are closed", || Ok(open_descriptors()? <= descriptors)).await?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
@@ -238,7 +237,8 @@ async fn terminals(lab: Arc<Lab>) -> Result<()> {
 
     // Input goes the same way, and an interrupt is a signal.
     let id = lab.new_id();
-    let script = "trap 'echo interrupted; exit 5' INT; read line; echo \"<$line>\"; while :; do sleep 0.02; done";
+    let script =
+        "trap 'echo interrupted; exit 5' INT; read line; echo \"<$line>\"; while :; do sleep 0.02; done";
     let mut running = lab.start(&id, &Job::script(script).with_terminal(24, 80)).await?;
     let terminal = running.streams.terminal.take().context("no terminal")?;
     let mut reader = Reader::new(rustix::io::fcntl_dupfd_cloexec(&terminal, 0)?)?;
@@ -281,7 +281,10 @@ async fn what_a_container_sees(lab: Arc<Lab>) -> Result<()> {
     }
     lab.script("hostname; umask; pwd; echo $HOME; echo $PATH; echo $$; ls /proc/self/fd | wc -l")
         .await?
-        .expect(0, "lab\n0022\n/\n/root\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n1\n4\n")?;
+        .expect(
+            0,
+            "lab\n0022\n/\n/root\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n1\n4\n",
+        )?;
     lab.script("cat /proc/interrupts | wc -c; ls /sys/firmware").await?.expect(0, "0\n")?;
     for writing in [
         "echo 1 >/proc/sys/kernel/panic",
@@ -308,7 +311,8 @@ async fn what_a_container_sees(lab: Arc<Lab>) -> Result<()> {
         "chroot / true",
         "df -k /dev/shm | grep -q 65536",
     ] {
-        let outcome = lab.script(&format!("{working} >/tmp/out 2>&1; code=$?; cat /tmp/out; exit $code")).await?;
+        let outcome =
+            lab.script(&format!("{working} >/tmp/out 2>&1; code=$?; cat /tmp/out; exit $code")).await?;
         ensure!(outcome.exit.code == 0, "{working}: {outcome:?}");
         let _ = fs::remove_file(lab.rootfs().join("tmp/zero"));
     }
@@ -340,7 +344,17 @@ async fn privileges(lab: Arc<Lab>) -> Result<()> {
 
     // A shell of the machine, out of a container.
     let escape = Job::command(&[
-        "nsenter", "-t", "1", "-m", "-u", "-i", "-n", "-p", "sh", "-c", "readlink /proc/1/exe; ls -d /work /usr",
+        "nsenter",
+        "-t",
+        "1",
+        "-m",
+        "-u",
+        "-i",
+        "-n",
+        "-p",
+        "sh",
+        "-c",
+        "readlink /proc/1/exe; ls -d /work /usr",
     ])
     .with_host(|host| {
         host.privileged = true;
@@ -383,7 +397,10 @@ async fn users(lab: Arc<Lab>) -> Result<()> {
     lab.run(&below).await?.expect(0, "/fresh/made\n0\n")?;
     let inside = Job::script("pwd").with_config(|config| config.working_dir = "/etc/passwd".into());
     let error = lab.refusal(&inside).await?.to_string();
-    ensure!(error.contains("chdir to cwd (\"/etc/passwd\") set in config.json failed: not a directory"), "{error}");
+    ensure!(
+        error.contains("chdir to cwd (\"/etc/passwd\") set in config.json failed: not a directory"),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -392,7 +409,8 @@ async fn mounts(lab: Arc<Lab>) -> Result<()> {
     fs::create_dir_all(shared.join("below"))?;
     fs::write(shared.join("file"), "content\n")?;
     let path = shared.display().to_string();
-    let bind = |text: String| move |host: &mut wire::docker::host_config::HostConfig| host.binds = Some(vec![text]);
+    let bind =
+        |text: String| move |host: &mut wire::docker::host_config::HostConfig| host.binds = Some(vec![text]);
     let job = Job::script("cat /data/file; echo more >/data/new").with_host(bind(format!("{path}:/data")));
     lab.run(&job).await?.expect(0, "content\n")?;
     ensure!(fs::read_to_string(shared.join("new"))? == "more\n");
@@ -405,10 +423,11 @@ async fn mounts(lab: Arc<Lab>) -> Result<()> {
     lab.run(&job).await?.expect(0, "")?;
     ensure!(shared.join("fresh").is_dir());
 
-    let job = Job::script("touch /x 2>/dev/null || touch /tmp/x && df -k /tmp | grep -c 1024").with_host(|host| {
-        host.readonly_rootfs = true;
-        host.tmpfs = Some([("/tmp".to_owned(), "size=1m".to_owned())].into());
-    });
+    let job =
+        Job::script("touch /x 2>/dev/null || touch /tmp/x && df -k /tmp | grep -c 1024").with_host(|host| {
+            host.readonly_rootfs = true;
+            host.tmpfs = Some([("/tmp".to_owned(), "size=1m".to_owned())].into());
+        });
     lab.run(&job).await?.expect(0, "1\n")?;
     ensure!(!lab.rootfs().join("x").exists());
 
@@ -441,12 +460,11 @@ async fn limits(lab: Arc<Lab>) -> Result<()> {
     });
     lab.run(&job).await?.expect(0, "7\n9\n321\n")?;
 
-    let job = Job::script("cat /dev/zero | head -c 100m | tail -c 99m >/dev/null")
-        .with_host(|host| {
-            host.resources.memory = 16 << 20;
-            host.resources.memory_swap = 16 << 20;
-            host.resources.pids_limit = Some(32);
-        });
+    let job = Job::script("cat /dev/zero | head -c 100m | tail -c 99m >/dev/null").with_host(|host| {
+        host.resources.memory = 16 << 20;
+        host.resources.memory_swap = 16 << 20;
+        host.resources.pids_limit = Some(32);
+    });
     let id = lab.new_id();
     let running = lab.start(&id, &job).await?;
     let outcome = finish(running).await?;
@@ -480,10 +498,8 @@ async fn execs(lab: Arc<Lab>) -> Result<()> {
     let job = Job::command(&["sleep", "1000"]).with_config(|config| config.env = Some(vec!["A=1".into()]));
     let running = lab.start(&id, &job).await?;
     let words = |text: &str| text.split('|').map(str::to_owned).collect::<Vec<_>>();
-    let (root, user) = (
-        User { uid: 0, gid: 0, groups: vec![0] },
-        User { uid: 1000, gid: 1000, groups: vec![1000, 77] },
-    );
+    let (root, user) =
+        (User { uid: 0, gid: 0, groups: vec![0] }, User { uid: 1000, gid: 1000, groups: vec![1000, 77] });
     let script = words(
         "sh|-c|echo $A$B; pwd; id -u; hostname; echo e >&2; grep -e Seccomp: -e CapEff /proc/self/status; exit 9",
     );
@@ -522,7 +538,8 @@ async fn execs(lab: Arc<Lab>) -> Result<()> {
         let request = ExecRequest { command: &command, working_dir: directory, ..request };
         let process = spec::exec_process(&job.config, &job.host, &request, &lab.machine)?;
         let name = lab.new_id();
-        let error = lab.runtime.exec(&id, &name, &process, Stdio::default()).await.err().context("it starts")?;
+        let error =
+            lab.runtime.exec(&id, &name, &process, Stdio::default()).await.err().context("it starts")?;
         let start = "OCI runtime exec failed: exec failed: unable to start container process: ";
         ensure!(error.to_string() == format!("{start}{text}"), "{error}");
         ensure!(start_exit_code(&error) == code, "{error}");
@@ -566,12 +583,13 @@ async fn shared_namespaces(lab: Arc<Lab>) -> Result<()> {
     let id = lab.new_id();
     let first = lab.start(&id, &Job::command(&["sleep", "1234"])).await?;
     let path = |kind: &str| Some(PathBuf::from(format!("/proc/{}/ns/{kind}", first.pid)));
-    let job = Job::script("ps | grep -c '[s]leep 1234'; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc")
-        .with_host(|host| {
-            host.pid_mode = "container:x".into();
-            host.network_mode = "container:x".into();
-            host.ipc_mode = "container:x".into();
-        });
+    let job =
+        Job::script("ps | grep -c '[s]leep 1234'; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc")
+            .with_host(|host| {
+                host.pid_mode = "container:x".into();
+                host.network_mode = "container:x".into();
+                host.ipc_mode = "container:x".into();
+            });
     let join = Join {
         network: path("net"),
         pid: path("pid"),
@@ -592,7 +610,8 @@ async fn shared_namespaces(lab: Arc<Lab>) -> Result<()> {
 
     // In the machine's pid namespace nobody but the control group knows who belongs to a container.
     let id = lab.new_id();
-    let job = Job::script("sleep 4321 & echo started; sleep 4321").with_host(|host| host.pid_mode = "host".into());
+    let job =
+        Job::script("sleep 4321 & echo started; sleep 4321").with_host(|host| host.pid_mode = "host".into());
     let mut running = lab.start(&id, &job).await?;
     let mut out = Reader::new(running.streams.stdout.take().context("no output")?)?;
     out.until("started").await?;
@@ -694,7 +713,10 @@ pub(crate) fn doomed_engine(arguments: &[OsString]) -> ExitCode {
                       cat; exit 42";
         let piped = lab.start("piped", &Job::script(script).with_stdin()).await?;
         let terminal = lab
-            .start("terminal", &Job::script("echo before; read x; echo got $x; exit 43").with_terminal(11, 22))
+            .start(
+                "terminal",
+                &Job::script("echo before; read x; echo got $x; exit 43").with_terminal(11, 22),
+            )
             .await?;
         let command = ["sh", "-c", "sleep 0.2; exit 44"].map(str::to_owned);
         let request = ExecRequest {
@@ -739,7 +761,7 @@ async fn an_engine_that_dies(lab: Arc<Lab>) -> Result<()> {
     // One ends while there is no engine.
     until("the brief one ends", || Ok(!Path::new(&format!("/proc/{}", pids[3])).exists())).await?;
 
-    let (next, held) = Lab::connect(&lab.root, &lab.run).await?;
+    let (_next, held) = Lab::connect(&lab.root, &lab.run).await?;
     ensure!(held.len() == 4, "{held:?}");
     let mut ends = Vec::new();
     for process in held {
@@ -752,11 +774,8 @@ async fn an_engine_that_dies(lab: Arc<Lab>) -> Result<()> {
             other => anyhow::bail!("{other:?} is held"),
         };
         ensure!(process.pid == pids[expected], "{name:?} is {}", process.pid);
-        let mut running = engine::runtime::Running {
-            pid: process.pid,
-            streams: process.streams,
-            exit: process.exit,
-        };
+        let mut running =
+            engine::runtime::Running { pid: process.pid, streams: process.streams, exit: process.exit };
         if let Some(terminal) = &running.streams.terminal {
             write_all(terminal, b"it\n").await?;
         }
@@ -799,9 +818,9 @@ async fn a_shim_that_dies(lab: Arc<Lab>) -> Result<()> {
     let id = lab.new_id();
     let running = lab.start(&id, &Job::script("sleep 9876 & sleep 9876")).await?;
     let kill = |pids: Vec<i32>| {
-        pids.into_iter().filter_map(rustix::process::Pid::from_raw).try_for_each(|pid| {
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-        })
+        pids.into_iter()
+            .filter_map(rustix::process::Pid::from_raw)
+            .try_for_each(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL))
     };
     kill(shims(&lab.run)?)?;
     let outcome = finish(running).await?;

@@ -86,8 +86,8 @@ impl Lab {
 
     /// Containers' control groups are below this one.
     pub(crate) fn cgroup_parent(&self) -> String {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        format!("/test-{}-{}", name(&self.root), name(&self.run))
+        let name = self.run.file_name().unwrap_or_default().to_string_lossy();
+        format!("/{}/{name}", group_name(&self.root))
     }
 
     pub(crate) fn rootfs(&self) -> PathBuf {
@@ -169,27 +169,37 @@ impl Lab {
     /// The control groups that are left of containers.
     pub(crate) fn groups_left(&self) -> Vec<PathBuf> {
         let parent = self.cgroup_parent();
-        let below = |root: PathBuf| root.join(parent.trim_start_matches('/'));
-        let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
-        roots.extend(self.runtime.cgroups().v1_hierarchies().iter().cloned());
-        roots
-            .into_iter()
-            .map(below)
-            .flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten())
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| entry.path())
-            .collect()
+        hierarchies().into_iter().flat_map(|root| groups_in(&root.join(parent.trim_start_matches('/')))).collect()
     }
+}
 
-    /// Removes the groups' parent.
-    pub(crate) fn remove_cgroup_parent(&self) {
-        let parent = self.cgroup_parent();
-        let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
-        roots.extend(self.runtime.cgroups().v1_hierarchies().iter().cloned());
-        for root in roots {
-            let _ = fs::remove_dir(root.join(parent.trim_start_matches('/')));
-        }
+fn group_name(root: &Path) -> String {
+    format!("test-{}", root.file_name().unwrap_or_default().to_string_lossy())
+}
+
+fn hierarchies() -> Vec<PathBuf> {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let below = groups_in(&root);
+    std::iter::once(root).chain(below).collect()
+}
+
+fn groups_in(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Removes every control group that a lab in this directory may have left.
+pub(crate) fn remove_groups(root: &Path) {
+    fn remove(group: &Path) {
+        groups_in(group).iter().for_each(|below| remove(below));
+        let _ = fs::remove_dir(group);
     }
+    hierarchies().iter().for_each(|hierarchy| remove(&hierarchy.join(group_name(root))));
 }
 
 impl Job {
@@ -268,10 +278,8 @@ impl Reader {
     /// Whether there may be more.
     async fn read_some(&mut self, text: &mut Vec<u8>) -> Result<bool> {
         let mut bytes = [0; 4096];
-        let read = self
-            .0
-            .async_io(tokio::io::Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut bytes)?))
-            .await;
+        let read =
+            self.0.async_io(tokio::io::Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut bytes)?)).await;
         match read {
             Ok(0) => Ok(false),
             Ok(count) => {

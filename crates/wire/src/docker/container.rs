@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{host_config::HostConfig, network::{EndpointSettings, NetworkingConfig}};
+use super::{
+    host_config::HostConfig,
+    network::{EndpointSettings, NetworkingConfig},
+};
 
 /// `{}` as Go's `struct{}` is written: the value of a set kept as a map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -210,9 +210,6 @@ mod tests {
     #[test]
     fn delete_lines_have_one_member() {
         let lines = [DeleteItem::untagged("a:1"), DeleteItem::deleted("sha256:0")];
-        assert_eq!(
-            serde_json::to_string(&lines).unwrap(),
-            r#"[{"Untagged":"a:1"},{"Deleted":"sha256:0"}]"#
-        );
+        assert_eq!(serde_json::to_string(&lines).unwrap(), r#"[{"Untagged":"a:1"},{"Deleted":"sha256:0"}]"#);
     }
 }

@@ -10,12 +10,12 @@ use serde_json::Value;
 
 /// `/containers`.
 pub mod container;
-/// A container's `HostConfig`.
-pub mod host_config;
 /// `/events`.
 pub mod event;
 /// `/exec`.
 pub mod exec;
+/// A container's `HostConfig`.
+pub mod host_config;
 /// `/images`.
 pub mod image;
 /// `/networks`.

@@ -141,8 +141,12 @@ mod tests {
             ..ContainerConfig::default()
         };
         let mut image = image();
-        image.healthcheck =
-            Some(Healthcheck { test: words(&["CMD", "true"]), retries: 3, interval: 5, ..Healthcheck::default() });
+        image.healthcheck = Some(Healthcheck {
+            test: words(&["CMD", "true"]),
+            retries: 3,
+            interval: 5,
+            ..Healthcheck::default()
+        });
         merge(&mut request, &image).unwrap();
         assert_eq!(request.env, words(&["LANG=de", "X=1", "PATH=/bin"]));
         assert_eq!(request.user, "app");

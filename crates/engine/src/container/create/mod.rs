@@ -158,16 +158,13 @@ impl Containers {
             host_config.runtime = "runc".to_owned();
         }
         host_config.resources.oom_kill_disable.get_or_insert(false);
-        for mode in
-            [&mut host_config.network_mode, &mut host_config.ipc_mode, &mut host_config.pid_mode]
-        {
+        for mode in [&mut host_config.network_mode, &mut host_config.ipc_mode, &mut host_config.pid_mode] {
             if let Some(other) = mode.strip_prefix("container:") {
                 *mode = format!("container:{}", self.get(other)?.id);
             }
         }
-        let unlabelled = host_config.privileged
-            || host_config.ipc_mode == "host"
-            || host_config.pid_mode == "host";
+        let unlabelled =
+            host_config.privileged || host_config.ipc_mode == "host" || host_config.pid_mode == "host";
         let options = host_config.security_opt.get_or_insert_default();
         if unlabelled && !options.iter().any(|option| option.starts_with("label=")) {
             options.push("label=disable".to_owned());

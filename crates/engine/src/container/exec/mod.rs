@@ -51,8 +51,14 @@ enum Progress {
     Created,
     /// The runtime is at work.
     Starting,
-    Running { pid: u32 },
-    Ended { exit_code: i32, pid: u32, at: Instant },
+    Running {
+        pid: u32,
+    },
+    Ended {
+        exit_code: i32,
+        pid: u32,
+        at: Instant,
+    },
 }
 
 impl What {
@@ -75,10 +81,7 @@ impl Exec {
 
 impl Containers {
     fn exec(&self, id: &str) -> Result<Arc<Exec>> {
-        self.execs()
-            .get(id)
-            .cloned()
-            .ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
+        self.execs().get(id).cloned().ok_or_else(|| Error::not_found(format!("No such exec instance: {id}")))
     }
 
     /// An exec whose container can run it now.
@@ -98,9 +101,9 @@ impl Containers {
             hub: Hub::new(None),
         });
         let mut execs = self.execs();
-        execs.retain(|_, exec| {
-            !matches!(*exec.progress(), Progress::Ended { at, .. } if at.elapsed() > REMEMBERED)
-        });
+        execs.retain(
+            |_, exec| !matches!(*exec.progress(), Progress::Ended { at, .. } if at.elapsed() > REMEMBERED),
+        );
         execs.insert(id.clone(), exec.clone());
         drop(execs);
         container.exec_ids().insert(id);
@@ -112,8 +115,7 @@ impl Containers {
         let ids = std::mem::take(&mut *container.exec_ids());
         let mut execs = self.execs();
         for id in ids {
-            let never_ran =
-                execs.get(&id).is_some_and(|exec| *exec.progress() == Progress::Created);
+            let never_ran = execs.get(&id).is_some_and(|exec| *exec.progress() == Progress::Created);
             if never_ran && let Some(exec) = execs.remove(&id) {
                 exec.hub.close();
             }

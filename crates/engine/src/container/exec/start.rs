@@ -89,10 +89,7 @@ impl Containers {
 
     async fn launch_exec(&self, exec: &Arc<Exec>, size: Option<(u16, u16)>) -> Result<()> {
         let what = &exec.what;
-        let stdio = Stdio {
-            terminal: what.terminal.then(|| size.unwrap_or_default()),
-            stdin: what.stdin,
-        };
+        let stdio = Stdio { terminal: what.terminal.then(|| size.unwrap_or_default()), stdin: what.stdin };
         let started = async {
             let process = self.exec_process(&exec.container, what).await?;
             let running = self.0.runtime.exec(&exec.container.id, &exec.id, &process, stdio).await?;
@@ -156,9 +153,9 @@ impl Containers {
         self.emit(container, &format!("exec_create: {line}"), &[("execID", &exec.id)]);
         self.emit(container, &format!("exec_start: {line}"), &[("execID", &exec.id)]);
         let (pieces, _) = exec.hub.attach(true, true);
-        tokio::time::timeout(START_TIMEOUT * 3, self.launch_exec(&exec, None)).await.unwrap_or_else(|_| {
-            Err(Error::system(format!("timed out starting health check for container {}", container.id)))
-        })?;
+        tokio::time::timeout(START_TIMEOUT * 3, self.launch_exec(&exec, None)).await.unwrap_or_else(
+            |_| Err(Error::system(format!("timed out starting health check for container {}", container.id))),
+        )?;
         Ok(QuietExec { containers: self.clone(), exec, pieces })
     }
 }
@@ -206,9 +203,9 @@ impl ExecAttachment {
             let (containers, exec) = (containers.clone(), exec.clone());
             async move { containers.launch_exec(&exec, size).await }
         });
-        let launched = launched.await.unwrap_or_else(|error| {
-            Err(Error::system("a task of the engine panicked").because(error))
-        });
+        let launched = launched
+            .await
+            .unwrap_or_else(|error| Err(Error::system("a task of the engine panicked").because(error)));
         if let Err(error) = launched {
             tracing::warn!(container = exec.container.id, "exec: {error}");
             let message = format!("{error}\r\n");

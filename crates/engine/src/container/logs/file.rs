@@ -333,8 +333,7 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// Replaces `from` by its compressed form; at any instant one of the two is whole.
 fn compress(from: &Path, to: &Path) -> io::Result<()> {
     let beside = to.with_extension("gz.new");
-    let mut output =
-        flate2::write::GzEncoder::new(File::create(&beside)?, flate2::Compression::default());
+    let mut output = flate2::write::GzEncoder::new(File::create(&beside)?, flate2::Compression::default());
     io::copy(&mut File::open(from)?, &mut output)?;
     output.finish()?;
     fs::rename(&beside, to)?;
@@ -385,8 +384,7 @@ mod tests {
             }
             let entries = entries(log.path());
             assert_eq!(entries.len(), length.div_ceil(entry::LONGEST), "{length}");
-            let joined: String =
-                entries.iter().map(|entry| entry["log"].as_str().unwrap()).collect();
+            let joined: String = entries.iter().map(|entry| entry["log"].as_str().unwrap()).collect();
             assert_eq!(joined, text);
         }
     }

@@ -15,9 +15,9 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use wire::docker::host_config::LogConfig;
 
+use file::Position;
 pub(crate) use file::{Lines, LogFile};
 pub(crate) use reader::LogQuery;
-use file::Position;
 use reader::{LogReader, Progress};
 
 use super::{Containers, record::Record};
@@ -63,8 +63,9 @@ pub(super) fn validate(config: &mut LogConfig) -> Result<()> {
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
             ));
         }
-        parse_size(size, 1024)
-            .ok_or_else(|| Error::invalid(format!("error parsing option max-buffer-size: invalid size: '{size}'")))?;
+        parse_size(size, 1024).ok_or_else(|| {
+            Error::invalid(format!("error parsing option max-buffer-size: invalid size: '{size}'"))
+        })?;
     }
     let driver = config.driver.as_str();
     let known = match driver {
@@ -76,9 +77,7 @@ pub(super) fn validate(config: &mut LogConfig) -> Result<()> {
             )));
         }
         driver => {
-            return Err(Error::invalid(format!(
-                "logger: no log driver named '{driver}' is registered"
-            )));
+            return Err(Error::invalid(format!("logger: no log driver named '{driver}' is registered")));
         }
     };
     for name in options.keys() {
@@ -183,9 +182,7 @@ fn attributes(record: &Record) -> Result<String> {
     let options = &record.host_config.log_config.config;
     let no_labels = BTreeMap::new();
     let labels = record.config.labels.as_ref().unwrap_or(&no_labels);
-    let variables = || {
-        record.config.env.iter().flatten().filter_map(|variable| variable.split_once('='))
-    };
+    let variables = || record.config.env.iter().flatten().filter_map(|variable| variable.split_once('='));
     let mut kept = BTreeMap::<String, String>::new();
     let named = |option: &str| -> Vec<String> {
         let names = options.get(option).map(String::as_str).unwrap_or_default();
@@ -238,9 +235,9 @@ fn expand_tag(tag: &str, value: impl Fn(&str) -> Option<String>) -> Result<Strin
     let mut expanded = String::new();
     let mut rest = tag;
     while let Some((before, after)) = rest.split_once("{{") {
-        let field = after.split_once("}}").and_then(|(field, after)| {
-            Some((value(field.trim().strip_prefix('.')?)?, after))
-        });
+        let field = after
+            .split_once("}}")
+            .and_then(|(field, after)| Some((value(field.trim().strip_prefix('.')?)?, after)));
         let Some((field, after)) = field else {
             return Err(Error::not_implemented(format!(
                 "the log tag {tag:?}: templates beyond single fields are not implemented yet"

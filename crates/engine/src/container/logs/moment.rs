@@ -22,9 +22,9 @@ pub(super) fn text(nanos: Nanos) -> String {
 pub(super) fn parse(text: &[u8]) -> Option<Nanos> {
     let (date, fraction) = text.strip_suffix(b"Z")?.split_at_checked(19)?;
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
-        date[range].iter().try_fold(0, |sum, digit| {
-            digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'))
-        })
+        date[range]
+            .iter()
+            .try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
     };
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     if separators.iter().any(|(at, byte)| date[*at] != *byte) {
@@ -80,13 +80,14 @@ mod tests {
             "2026-11-21T10:00:00.123456789Z",
             "2100-03-01T00:00:00.000000001Z",
         ] {
-            let expected =
-                OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-                    .unwrap()
-                    .unix_timestamp_nanos();
+            let expected = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
+                .unwrap()
+                .unix_timestamp_nanos();
             assert_eq!(parse(text.as_bytes()).map(i128::from), Some(expected), "{text}");
         }
-        for text in ["", "2026-11-21", "2026-11-21T10:00:00", "2026-11-21T10:00:00.xZ", "2026-1121T10:00:00+Z"] {
+        for text in
+            ["", "2026-11-21", "2026-11-21T10:00:00", "2026-11-21T10:00:00.xZ", "2026-1121T10:00:00+Z"]
+        {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
     }

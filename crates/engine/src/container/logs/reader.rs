@@ -232,8 +232,7 @@ impl LogReader {
 
 /// `a=b,c=d`, sorted and URL-encoded, from a JSON object.
 fn write_details(out: &mut Vec<u8>, attributes: &[u8]) {
-    let Ok(attributes) =
-        serde_json::from_slice::<std::collections::BTreeMap<String, String>>(attributes)
+    let Ok(attributes) = serde_json::from_slice::<std::collections::BTreeMap<String, String>>(attributes)
     else {
         return;
     };

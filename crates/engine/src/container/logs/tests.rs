@@ -30,8 +30,7 @@ fn all() -> LogQuery {
 }
 
 async fn text(log: &Arc<LogFile>, query: LogQuery) -> String {
-    let pieces: Vec<Bytes> =
-        stream(log.clone(), query, None).map(|piece| piece.unwrap()).collect().await;
+    let pieces: Vec<Bytes> = stream(log.clone(), query, None).map(|piece| piece.unwrap()).collect().await;
     String::from_utf8(pieces.concat()).unwrap()
 }
 
@@ -98,11 +97,7 @@ async fn times_bound_what_is_read() {
     }
     fs::write(log.path(), content).unwrap();
     let at = |text: &str| Some(moment::parse(text.as_bytes()).unwrap());
-    let query = LogQuery {
-        since: at("2026-11-21T10:00:03Z"),
-        until: at("2026-11-21T10:00:06.5Z"),
-        ..all()
-    };
+    let query = LogQuery { since: at("2026-11-21T10:00:03Z"), until: at("2026-11-21T10:00:06.5Z"), ..all() };
     assert_eq!(text(&log, query).await, "3\n4\n5\n6\n");
 }
 
@@ -136,8 +131,7 @@ async fn following_sees_rotations_and_ends_with_the_container() {
     let directory = tempfile::tempdir().unwrap();
     let log = log_in(directory.path(), &[("max-size", "1k"), ("max-file", "3")]);
     log.begin().unwrap();
-    let mut follower =
-        Box::pin(stream(log.clone(), LogQuery { follow: true, ..all() }, None));
+    let mut follower = Box::pin(stream(log.clone(), LogQuery { follow: true, ..all() }, None));
     let mut seen = String::new();
     for number in 0..50 {
         write(&log, Source::Stdout, &format!("line {number}\n"));
@@ -226,10 +220,7 @@ fn options_are_checked_in_dockers_words() {
         message("json-file", &[("compress", "true")]),
         "compress cannot be true when max-file is less than 2 or max-size is not set"
     );
-    assert_eq!(
-        message("json-file", &[("mode", "sideways")]),
-        "logger: logging mode not supported: sideways"
-    );
+    assert_eq!(message("json-file", &[("mode", "sideways")]), "logger: logging mode not supported: sideways");
     assert!(message("syslog", &[]).contains("not implemented"));
     assert!(message("json-file", &[("tag", "{{if .ID}}")]).contains("not implemented"));
     assert_eq!(parse_size("1.5 KB", 1000), Some(1500));

@@ -25,11 +25,7 @@ pub(super) fn endpoints(reference: &Reference, mirrors: &[String], insecure: boo
     }
     let domain = reference.domain();
     let secure = at(&format!("https://{domain}"), insecure, false);
-    if insecure {
-        vec![secure, at(&format!("http://{domain}"), true, false)]
-    } else {
-        vec![secure]
-    }
+    if insecure { vec![secure, at(&format!("http://{domain}"), true, false)] } else { vec![secure] }
 }
 
 /// A domain without its port and brackets.

@@ -69,18 +69,15 @@ impl RegistryError {
                 "MANIFEST_UNKNOWN" => {
                     (Kind::NotFound, Some(format!("manifest for {} not found", reference.familiar())))
                 }
-                "NAME_UNKNOWN" => (
-                    Kind::NotFound,
-                    Some(format!("repository {} not found", reference.familiar_name())),
-                ),
+                "NAME_UNKNOWN" => {
+                    (Kind::NotFound, Some(format!("repository {} not found", reference.familiar_name())))
+                }
                 "UNAUTHORIZED" => (Kind::Unauthorized, None),
                 _ if *status == StatusCode::NOT_FOUND => (Kind::NotFound, None),
                 _ if *status == StatusCode::TOO_MANY_REQUESTS => (Kind::Unavailable, None),
                 _ => (Kind::System, None),
             },
-            Self::Network { .. } | Self::TooLong { .. } | Self::Mismatch { .. } => {
-                (Kind::System, None)
-            }
+            Self::Network { .. } | Self::TooLong { .. } | Self::Mismatch { .. } => (Kind::System, None),
         };
         let message = match context {
             Some(context) => format!("{context}: {self}"),
@@ -123,11 +120,8 @@ pub(super) async fn from_response(url: &str, response: Response) -> RegistryErro
         Ok(body) => body,
         Err(error) => return error,
     };
-    let body: Body = serde_json::from_slice(&body).unwrap_or(Body {
-        errors: Vec::new(),
-        details: None,
-        message: None,
-    });
+    let body: Body =
+        serde_json::from_slice(&body).unwrap_or(Body { errors: Vec::new(), details: None, message: None });
     if let Some(Line { code, message }) = body.errors.into_iter().next() {
         let message = if message.is_empty() { code.to_ascii_lowercase() } else { message };
         return RegistryError::Refused { status, code, message };

@@ -4,10 +4,10 @@
 
 /// Challenges and tokens.
 mod auth;
-/// What a registry refuses.
-mod error;
 /// Where a repository is looked for.
 mod endpoint;
+/// What a registry refuses.
+mod error;
 
 pub(crate) use auth::Credentials;
 pub(super) use error::RegistryError;
@@ -36,6 +36,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes read of an error's body or a token.
 const MAX_ERROR: u64 = 64 << 10;
+/// Most tags of one repository that are pulled at once.
+const MAX_TAGS: usize = 10_000;
 const USER_AGENT: &str = concat!("docker/28.5.2 coracle/", env!("CARGO_PKG_VERSION"));
 
 /// The registries that this engine may talk to.
@@ -114,8 +116,7 @@ impl Registries {
                 false => self.strict.get_or_try_init(|| client(false)).await?,
             };
             // What opens a registry is not shown to its mirrors.
-            let credentials =
-                if endpoint.mirror { Credentials::default() } else { credentials.clone() };
+            let credentials = if endpoint.mirror { Credentials::default() } else { credentials.clone() };
             sessions.push(Session {
                 client: client.clone(),
                 endpoint,
@@ -203,8 +204,7 @@ impl Session {
     /// A manifest or index by tag or digest. One asked for by digest is what it says.
     pub(super) async fn manifest(&self, reference: &str) -> Result<Document, RegistryError> {
         let url = format!("{}/{}/manifests/{reference}", self.endpoint.base, self.path);
-        let accept =
-            format!("{DOCKER_MANIFEST}, {DOCKER_INDEX}, {OCI_INDEX}, {OCI_MANIFEST}");
+        let accept = format!("{DOCKER_MANIFEST}, {DOCKER_INDEX}, {OCI_INDEX}, {OCI_MANIFEST}");
         let response = self.get(&url, Some(&accept), 0).await?;
         let media_type = response
             .headers()
@@ -219,6 +219,43 @@ impl Session {
             return Err(RegistryError::Mismatch { expected, got: digest });
         }
         Ok(Document { content, digest, media_type })
+    }
+
+    /// All tags of the repository.
+    pub(super) async fn tags(&self) -> Result<Vec<String>, RegistryError> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            tags: Option<Vec<String>>,
+        }
+        let first = format!("{}/{}/tags/list", self.endpoint.base, self.path);
+        let mut tags: Vec<String> = Vec::new();
+        let mut query = String::new();
+        loop {
+            let url = format!("{first}{query}");
+            let response = self.get(&url, None, 0).await?;
+            // `Link: </v2/…/tags/list?last=…&n=…>; rel="next"`; only its query is taken, so that no
+            // other place is asked.
+            let next = response
+                .headers()
+                .get(header::LINK)
+                .and_then(|link| link.to_str().ok()?.split_once('>')?.0.split_once('?'))
+                .map(|(_, next)| format!("?{next}"));
+            let content = limited(&url, response, MAX_DOCUMENT).await?;
+            let page: Page = serde_json::from_slice(&content).map_err(|_| RegistryError::Refused {
+                status: StatusCode::OK,
+                code: "UNKNOWN".to_owned(),
+                message: format!("{url} does not list tags"),
+            })?;
+            let before = tags.len();
+            tags.extend(page.tags.unwrap_or_default());
+            match next {
+                Some(next) if tags.len() > before && tags.len() < MAX_TAGS && next != query => {
+                    query = next;
+                }
+                _ => return Ok(tags),
+            }
+        }
     }
 
     /// A small blob as a whole.
@@ -237,8 +274,7 @@ impl Session {
         &self,
         digest: Digest,
         offset: u64,
-    ) -> Result<impl Stream<Item = Result<Bytes, RegistryError>> + Send + Unpin + use<>, RegistryError>
-    {
+    ) -> Result<impl Stream<Item = Result<Bytes, RegistryError>> + Send + Unpin + use<>, RegistryError> {
         let url = self.blob_url(digest);
         let response = self.get(&url, None, offset).await?;
         // A server may not know ranges (RFC 9110 §14.2) and begin again.
@@ -259,12 +295,7 @@ impl Session {
     }
 
     /// A request that brings the authorization the registry asks for.
-    async fn get(
-        &self,
-        url: &str,
-        accept: Option<&str>,
-        offset: u64,
-    ) -> Result<Response, RegistryError> {
+    async fn get(&self, url: &str, accept: Option<&str>, offset: u64) -> Result<Response, RegistryError> {
         let mut renewed = false;
         loop {
             let mut request = self.client.get(url);
@@ -306,8 +337,7 @@ impl Session {
         if authorization.as_ref() != used {
             return Ok(true);
         }
-        let answer =
-            auth::answer(&self.client, challenges, &self.credentials, &self.path).await?;
+        let answer = auth::answer(&self.client, challenges, &self.credentials, &self.path).await?;
         let answered = answer.is_some() && answer.as_ref() != used;
         *authorization = answer;
         Ok(answered)
@@ -319,8 +349,7 @@ async fn limited(url: &str, response: Response, limit: u64) -> Result<Bytes, Reg
     let mut content = Vec::new();
     let mut stream = response.bytes_stream();
     while let Some(bytes) = stream.next().await {
-        let bytes =
-            bytes.map_err(|source| RegistryError::Network { url: url.to_owned(), source })?;
+        let bytes = bytes.map_err(|source| RegistryError::Network { url: url.to_owned(), source })?;
         if content.len() as u64 + bytes.len() as u64 > limit {
             return Err(RegistryError::TooLong { url: url.to_owned(), limit });
         }

@@ -4,10 +4,7 @@ use std::{
     fs,
     io::{self, IoSliceMut},
     mem::MaybeUninit,
-    os::{
-        fd::OwnedFd,
-        unix::net::UnixListener,
-    },
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
 };
 

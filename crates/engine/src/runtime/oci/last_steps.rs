@@ -11,9 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use libcontainer::workload::{
-    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
-};
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use oci_spec::runtime::Spec;
 use rustix::{
     fs::{FileType, Gid, Uid, fchown, fstat},
@@ -113,8 +111,7 @@ impl Steps {
             .find_map(|variable| variable.strip_prefix("PATH="))
             .unwrap_or_default()
             .to_owned();
-        let environment =
-            c_strings(&environment).map_err(|error| format!("invalid environment: {error}"))?;
+        let environment = c_strings(&environment).map_err(|error| format!("invalid environment: {error}"))?;
         let file = self.find_program(&search)?;
 
         drop_bounding(workload.capabilities.bounding)?;
@@ -238,9 +235,8 @@ fn flags(propagation: Propagation) -> MountPropagationFlags {
 /// Goes to the working directory. If `make`, it is made now if it is missing and can be: below a mount it
 /// could not be made before.
 fn enter_directory(path: &Path, make: bool) -> std::result::Result<(), Reason> {
-    let what = || {
-        because(format!("chdir to cwd ({:?}) set in config.json failed", path.display().to_string()))
-    };
+    let what =
+        || because(format!("chdir to cwd ({:?}) set in config.json failed", path.display().to_string()));
     match rustix::process::chdir(path) {
         Err(Errno::NOENT) if make => {
             let _ = make_directories_as_root(path);

@@ -44,8 +44,8 @@ pub(super) struct Messages {
 impl Messages {
     /// `prefix` goes before every failure.
     pub(super) fn open(prefix: &'static str) -> Result<Self> {
-        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-            .context(|| "make a pipe for messages".to_owned())?;
+        let (reader, writer) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe for messages".to_owned())?;
         LOG.store(writer.as_raw_fd(), Ordering::Relaxed);
         // It can only be set already, by ourselves.
         let _ = tracing::subscriber::set_global_default(Log);

@@ -23,10 +23,7 @@ use std::{
     process::ExitCode,
 };
 
-use libcontainer::{
-    container::builder::ContainerBuilder,
-    syscall::syscall::SyscallType,
-};
+use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use oci_spec::runtime::Spec;
 use rustix::{
     fs::{FileType, Mode},
@@ -160,8 +157,7 @@ fn exec(layout: &Layout, id: &str, name: &str) -> Result<Made> {
 }
 
 fn last_steps(layout: &Layout, workload: Workload, messages: &Messages) -> Result<LastSteps> {
-    let filter =
-        workload.filter.as_deref().map(|name| filter::load(&layout.filters(), name)).transpose()?;
+    let filter = workload.filter.as_deref().map(|name| filter::load(&layout.filters(), name)).transpose()?;
     LastSteps::new(workload, filter, messages)
 }
 

@@ -72,11 +72,11 @@ impl Devices {
 
 /// Nothing but zero, null, urandom, random, tty, console; not fuse.
 fn default_rules() -> Vec<Value> {
-    let rule = |allow: bool, major: i64, minor: i64| {
-        json!({ "allow": allow, "type": "c", "major": major, "minor": minor, "access": "rwm" })
-    };
+    let rule = |allow: bool, major: i64, minor: i64| json!({ "allow": allow, "type": "c", "major": major, "minor": minor, "access": "rwm" });
     let mut rules = vec![json!({ "allow": false, "access": "rwm" })];
-    rules.extend([(1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1)].map(|(major, minor)| rule(true, major, minor)));
+    rules.extend(
+        [(1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1)].map(|(major, minor)| rule(true, major, minor)),
+    );
     rules.push(rule(false, 10, 229));
     rules
 }
@@ -98,7 +98,8 @@ fn parse_rule(text: &str) -> Result<Value> {
         }
         _ => Err(unusable()),
     };
-    let letters = !access.is_empty() && access.len() <= 3 && access.chars().all(|letter| "rwm".contains(letter));
+    let letters =
+        !access.is_empty() && access.len() <= 3 && access.chars().all(|letter| "rwm".contains(letter));
     if !matches!(kind, "a" | "b" | "c") || !letters {
         return Err(unusable());
     }
@@ -241,7 +242,11 @@ mod tests {
                 cgroup_permissions: (*access).to_owned(),
             })
             .collect();
-        HostConfig { privileged, resources: Resources { devices, ..Resources::default() }, ..HostConfig::default() }
+        HostConfig {
+            privileged,
+            resources: Resources { devices, ..Resources::default() },
+            ..HostConfig::default()
+        }
     }
 
     #[test]

@@ -65,8 +65,18 @@ pub const READONLY_PATHS: &[&str] =
 const OCI_VERSION: &str = "1.2.0";
 /// Controllers whose hierarchies of version 1 a container's processes are in.
 const V1_CONTROLLERS: [&str; 12] = [
-    "cpu", "cpuacct", "cpuset", "devices", "hugetlb", "memory", "pids", "perf_event", "blkio", "net_prio",
-    "net_cls", "freezer",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "hugetlb",
+    "memory",
+    "pids",
+    "perf_event",
+    "blkio",
+    "net_prio",
+    "net_cls",
+    "freezer",
 ];
 
 /// One container to be started.
@@ -212,8 +222,7 @@ fn unsupported(host: &HostConfig) -> Result<()> {
     if let Some(request) = host.resources.device_requests.iter().flatten().next() {
         // No driver is there that could be asked, as on a machine without GPUs.
         let capabilities = request.capabilities.iter().flatten();
-        let capabilities: Vec<String> =
-            capabilities.map(|all| format!("[{}]", all.join(" "))).collect();
+        let capabilities: Vec<String> = capabilities.map(|all| format!("[{}]", all.join(" "))).collect();
         return Err(Error::invalid(format!(
             "could not select device driver {:?} with capabilities: [{}]",
             request.driver,
@@ -360,10 +369,11 @@ pub fn build(request: &Request<'_>, machine: &Machine) -> Result<Spec> {
         }
     }
     let [rows, columns] = host.console_size;
-    if config.tty && (rows, columns) != (0, 0) {
-        if let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) {
-            process.insert("consoleSize".to_owned(), json!({ "height": rows, "width": columns }));
-        }
+    if config.tty
+        && (rows, columns) != (0, 0)
+        && let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut)
+    {
+        process.insert("consoleSize".to_owned(), json!({ "height": rows, "width": columns }));
     }
     serde_json::from_value(spec).context(|| format!("build the specification of container {}", request.id))
 }
@@ -508,9 +518,9 @@ fn filter(
 ) -> Result<Option<LinuxSeccomp>> {
     match &security.filter {
         Some(Filter::Unconfined) => Ok(None),
-        Some(Filter::Profile(_)) if !machine.seccomp => Err(Error::system(
-            "seccomp is not enabled in your kernel, cannot run a custom seccomp profile",
-        )),
+        Some(Filter::Profile(_)) if !machine.seccomp => {
+            Err(Error::system("seccomp is not enabled in your kernel, cannot run a custom seccomp profile"))
+        }
         Some(Filter::Profile(text)) => seccomp::load_profile(text, capabilities),
         None if host.privileged => Ok(None),
         Some(Filter::Default) | None if !machine.seccomp => Ok(None),
@@ -554,7 +564,7 @@ fn all_mounts(
     all.retain(|mount| {
         let destination = Path::new(mount["destination"].as_str().unwrap_or_default());
         let below_dev = destination.starts_with("/dev") && destination != Path::new("/dev");
-        !taken.contains(destination) && !(dev_is_taken && below_dev)
+        !(taken.contains(destination) || dev_is_taken && below_dev)
     });
     if host.readonly_rootfs {
         let writable = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"];

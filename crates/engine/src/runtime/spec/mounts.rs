@@ -167,21 +167,18 @@ fn parse_bind(text: &str) -> Result<RequestedMount> {
 /// At most one word of each kind. SELinux labels (`z`) and consistency mean nothing here, as in Docker
 /// without SELinux and on Linux.
 fn is_mode(mode: &str) -> bool {
-    const KINDS: [&[&str]; 5] = [
-        &["rw", "ro"],
-        &["z", "Z"],
-        &PROPAGATIONS,
-        &["nocopy"],
-        &["consistent", "cached", "delegated"],
-    ];
+    const KINDS: [&[&str]; 5] =
+        [&["rw", "ro"], &["z", "Z"], &PROPAGATIONS, &["nocopy"], &["consistent", "cached", "delegated"]];
     if mode.is_empty() {
         return true;
     }
     let mut seen = [false; KINDS.len()];
     mode.split(',').all(|word| {
-        KINDS.iter().zip(&mut seen).find(|(words, _)| words.contains(&word)).is_some_and(|(_, seen)| {
-            !std::mem::replace(seen, true)
-        })
+        KINDS
+            .iter()
+            .zip(&mut seen)
+            .find(|(words, _)| words.contains(&word))
+            .is_some_and(|(_, seen)| !std::mem::replace(seen, true))
     })
 }
 
@@ -208,9 +205,7 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
             }
             if !mount.source.starts_with('/') {
                 let source = &mount.source;
-                return Err(refuse(&format!(
-                    "invalid mount path: '{source}' mount path must be absolute"
-                )));
+                return Err(refuse(&format!("invalid mount path: '{source}' mount path must be absolute")));
             }
             let propagation = match options.propagation.as_str() {
                 "" => DEFAULT_PROPAGATION,
@@ -245,7 +240,8 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
         "tmpfs" => {
             extra(mount.bind_options.is_some(), "BindOptions")?;
             extra(!mount.source.is_empty(), "Source")?;
-            let options = convert_tmpfs(mount.tmpfs_options.as_ref(), mount.read_only).map_err(|reason| refuse(&reason))?;
+            let options = convert_tmpfs(mount.tmpfs_options.as_ref(), mount.read_only)
+                .map_err(|reason| refuse(&reason))?;
             Ok(RequestedMount { source: MountSource::Tmpfs { options }, read_only: false, ..requested })
         }
         "image" => Err(Error::not_implemented("--mount type=image is not implemented")),
@@ -322,7 +318,10 @@ fn tmpfs_options(text: &str) -> Result<Vec<String>> {
     for option in defaults.into_iter().chain(given) {
         let kind = match option.split_once('=') {
             Some((name, _)) => DATA.into_iter().find(|known| *known == name),
-            None => FLAGS.into_iter().find(|flags| flags.contains(&option)).and_then(|flags| flags.first().copied()),
+            None => FLAGS
+                .into_iter()
+                .find(|flags| flags.contains(&option))
+                .and_then(|flags| flags.first().copied()),
         };
         let Some(kind) = kind else {
             let words: Vec<&str> = option.splitn(2, '=').collect();
@@ -369,12 +368,8 @@ mod tests {
 
     #[test]
     fn mounts_are_checked_as_in_docker() {
-        let bind = Mount {
-            kind: "bind".into(),
-            source: "/nosuch".into(),
-            target: "/b".into(),
-            ..Mount::default()
-        };
+        let bind =
+            Mount { kind: "bind".into(), source: "/nosuch".into(), target: "/b".into(), ..Mount::default() };
         let error = |mount: &Mount| parse_mount(mount).unwrap_err().to_string();
         assert_eq!(
             error(&bind),
@@ -384,7 +379,9 @@ mod tests {
         assert!(parse_mount(&Mount { bind_options: options, ..bind.clone() }).is_ok());
         let options = Some(BindOptions { propagation: "odd".into(), ..BindOptions::default() });
         assert!(error(&Mount { bind_options: options, ..bind.clone() }).ends_with("propagation mode: odd"));
-        assert!(error(&Mount { target: String::new(), ..bind.clone() }).ends_with("Target must not be empty"));
+        assert!(
+            error(&Mount { target: String::new(), ..bind.clone() }).ends_with("Target must not be empty")
+        );
         assert!(error(&Mount { kind: "odd".into(), ..bind }).ends_with("mount type unknown"));
         let tmpfs = Mount {
             kind: "tmpfs".into(),
@@ -412,10 +409,7 @@ mod tests {
 
     #[test]
     fn one_place_takes_one_mount() {
-        let host = HostConfig {
-            binds: Some(vec!["/a:/c".into(), "/b:/c/".into()]),
-            ..HostConfig::default()
-        };
+        let host = HostConfig { binds: Some(vec!["/a:/c".into(), "/b:/c/".into()]), ..HostConfig::default() };
         assert_eq!(requested(&host).unwrap_err().to_string(), "Duplicate mount point: /c");
     }
 }

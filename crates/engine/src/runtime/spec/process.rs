@@ -4,7 +4,9 @@ use oci_spec::runtime::Process;
 use serde_json::json;
 use wire::docker::{container::ContainerConfig, host_config::HostConfig};
 
-use super::{Machine, User, capabilities, environment, mounts, resources, security::Security, sets, user_json};
+use super::{
+    Machine, User, capabilities, environment, mounts, resources, security::Security, sets, user_json,
+};
 use crate::error::{Context, Error, Result};
 
 /// One `docker exec`.
@@ -41,8 +43,7 @@ pub fn exec_process(
         host.cap_add.as_deref().unwrap_or_default(),
         host.cap_drop.as_deref().unwrap_or_default(),
     )?;
-    let directory =
-        if request.working_dir.is_empty() { &config.working_dir } else { request.working_dir };
+    let directory = if request.working_dir.is_empty() { &config.working_dir } else { request.working_dir };
     let process = json!({
         "terminal": request.tty,
         "user": user_json(request.user),
@@ -93,7 +94,8 @@ mod tests {
         assert_eq!(json["cwd"], "/srv");
         assert_eq!(json["capabilities"]["bounding"].as_array().unwrap().len(), 14);
         let privileged = ExecRequest { privileged: true, working_dir: "/x/..", ..request };
-        let json = serde_json::to_value(exec_process(&config, &host, &privileged, &machine()).unwrap()).unwrap();
+        let json =
+            serde_json::to_value(exec_process(&config, &host, &privileged, &machine()).unwrap()).unwrap();
         assert_eq!(json["capabilities"]["effective"].as_array().unwrap().len(), 41);
         assert_eq!(json["cwd"], "/");
         let empty = ExecRequest { command: &[], ..privileged };

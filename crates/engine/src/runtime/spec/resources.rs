@@ -63,7 +63,9 @@ pub(super) fn check(resources: &Resources, cpus: usize) -> Result<()> {
         return refuse("Range of blkio weight is from 10 to 1000");
     }
     if r.io_maximum_bandwidth != 0 || r.io_maximum_iops != 0 {
-        return refuse("Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps");
+        return refuse(
+            "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps",
+        );
     }
     Ok(())
 }
@@ -155,8 +157,22 @@ pub(super) fn limits(host: &HostConfig, version: CgroupVersion) -> Result<Value>
 /// Names that are no limit.
 pub(super) fn ulimits(resources: &Resources) -> Result<Vec<Value>> {
     const NAMES: [&str; 16] = [
-        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-        "rtprio", "rttime", "sigpending", "stack", "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+        "as",
     ];
     // -1 is unlimited, as all bits set are in `setrlimit(2)`.
     let value = |number: i64| u64::from_ne_bytes(number.to_ne_bytes());

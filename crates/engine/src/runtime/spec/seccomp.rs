@@ -131,9 +131,8 @@ pub(crate) fn load_profile(text: &str, capabilities: &[&str]) -> Result<Option<L
     if text.len() > MAX_PROFILE {
         return Err(Error::invalid("Decoding seccomp profile failed: it is too large"));
     }
-    let decoding = |error: serde_json::Error| {
-        Error::invalid("Decoding seccomp profile failed").because(error)
-    };
+    let decoding =
+        |error: serde_json::Error| Error::invalid("Decoding seccomp profile failed").because(error);
     let profile: Profile = serde_json::from_str(text).map_err(decoding)?;
     let rules = profile.syscalls.unwrap_or_default();
     let default_action = profile.default_action.filter(|action| !action.is_empty());
@@ -200,10 +199,9 @@ impl Condition {
     /// All of it is true.
     fn includes(&self, capabilities: &[&str]) -> bool {
         self.caps.iter().flatten().all(|name| capabilities.contains(&name.as_str()))
-            && self
-                .arches
-                .as_ref()
-                .is_none_or(|arches| arches.is_empty() || arches.iter().any(|arch| arch == docker_architecture()))
+            && self.arches.as_ref().is_none_or(|arches| {
+                arches.is_empty() || arches.iter().any(|arch| arch == docker_architecture())
+            })
             && self.min_kernel.as_deref().is_none_or(kernel_is_at_least)
     }
 }

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn options_are_dockers() {
-        let security = parse(&["no-new-privileges:true", "seccomp={\"a\": \"b=c\"}", "label=disable"]).unwrap();
+        let security =
+            parse(&["no-new-privileges:true", "seccomp={\"a\": \"b=c\"}", "label=disable"]).unwrap();
         assert!(security.no_new_privileges);
         assert_eq!(security.filter, Some(Filter::Profile("{\"a\": \"b=c\"}".into())));
         assert_eq!(parse(&["seccomp=unconfined"]).unwrap().filter, Some(Filter::Unconfined));

@@ -93,13 +93,22 @@ fn the_default_is_dockers() {
     assert_eq!(json["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
     json["linux"].as_object_mut().unwrap().remove("seccomp");
     let capabilities = json!([
-        "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-        "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+        "CAP_AUDIT_WRITE",
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_KILL",
+        "CAP_MKNOD",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_NET_RAW",
+        "CAP_SETFCAP",
+        "CAP_SETGID",
+        "CAP_SETPCAP",
+        "CAP_SETUID",
         "CAP_SYS_CHROOT"
     ]);
-    let rule = |allow: bool, major: i64, minor: i64| {
-        json!({ "allow": allow, "type": "c", "major": major, "minor": minor, "access": "rwm" })
-    };
+    let rule = |allow: bool, major: i64, minor: i64| json!({ "allow": allow, "type": "c", "major": major, "minor": minor, "access": "rwm" });
     let expected = json!({
         "ociVersion": "1.2.0",
         "process": {
@@ -304,10 +313,7 @@ fn what_is_not_done_is_refused() {
         refused(HostConfig { runtime: "kata".into(), ..HostConfig::default() }),
         "unknown or invalid runtime name: kata"
     );
-    let gpu = DeviceRequest {
-        capabilities: Some(vec![vec!["gpu".into()]]),
-        ..DeviceRequest::default()
-    };
+    let gpu = DeviceRequest { capabilities: Some(vec![vec!["gpu".into()]]), ..DeviceRequest::default() };
     let resources = Resources { device_requests: Some(vec![gpu]), ..Resources::default() };
     assert_eq!(
         refused(HostConfig { resources, ..HostConfig::default() }),

@@ -78,10 +78,7 @@ fn resolve(user: &str, group_add: &[String], users: &str, groups: &str) -> Resul
 }
 
 /// A group by name or number; a number needs no entry.
-fn find_group<'a>(
-    mut entries: impl Iterator<Item = GroupEntry<'a>>,
-    group: &str,
-) -> Option<Result<u32>> {
+fn find_group<'a>(mut entries: impl Iterator<Item = GroupEntry<'a>>, group: &str) -> Option<Result<u32>> {
     match group.parse::<u64>() {
         Ok(number) => Some(in_range(number)),
         Err(_) => entries.find(|entry| entry.name == group).map(|entry| Ok(entry.gid)),
@@ -142,7 +139,8 @@ impl<'a> GroupEntry<'a> {
 mod tests {
     use super::*;
 
-    const USERS: &str = "root:x:0:0:root:/root:/bin/sh\n\nnonsense\nwww:x:33:33::/var/www:\n1000:x:7:7::/seven:\n";
+    const USERS: &str =
+        "root:x:0:0:root:/root:/bin/sh\n\nnonsense\nwww:x:33:33::/var/www:\n1000:x:7:7::/seven:\n";
     const GROUPS: &str = "root:x:0:\nwww:x:33:\ntty:x:5:www,root\nvideo:x:44:www\n";
 
     fn user(user: &str) -> User {
