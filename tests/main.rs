@@ -14,13 +14,14 @@ use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
 use tests::engine::{self, Kind};
-use tests::{case, roles};
+use tests::{case, leftovers, roles};
 
 /// Names the engines to test, separated by commas; those named must be there.
 const ENGINES: &str = "CORACLE_ENGINES";
 
 fn main() -> ExitCode {
     roles::dispatch();
+    leftovers::sweep_dead_runs();
     let arguments = Arguments::from_args();
     let (wanted, required) = match wanted_engines(arguments.filter.as_deref()) {
         Ok(engines) => engines,

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use tests::case::Skip;
-use tests::{engine, roles};
+use tests::{engine, leftovers, roles};
 
 use table::Figure;
 
@@ -35,6 +35,7 @@ const ROWS: &[Row] = &[
 
 fn main() -> ExitCode {
     roles::dispatch();
+    leftovers::sweep_dead_runs();
     let (mut names, mut json) = (Vec::new(), false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {

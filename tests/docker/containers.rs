@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tests::case::Outcome;
-use tests::engine::Kind;
 use tests::target::{SLEEP, Target};
 use tests::{cases, ensure_eq, keys, wait};
 
@@ -135,8 +134,7 @@ fn working_folder_user_and_groups(t: &Target) -> Outcome {
     ensure_eq!(id("1234:77")?, "uid=1234 gid=77 groups=77");
     let added = t.ok(["run", "--rm", "-u", "1234:77", "--group-add", "50", "busybox", "id"])?;
     ensure_eq!(added, "uid=1234 gid=77 groups=50(staff),77");
-    t.fails(125, ["run", "--rm", "-u", "nobody-here", "busybox", "id"])
-        .or_else(|_| t.fails(126, ["run", "--rm", "-u", "nobody-here", "busybox", "id"]))?
+    t.fails(125, ["run", "--rm", "-u", "nobody-here", "busybox", "id"])?
         .expect_stderr("unable to find user nobody-here: no matching entries in passwd file")?;
     Ok(())
 }
@@ -245,10 +243,7 @@ fn capabilities(t: &Target) -> Outcome {
     ensure_eq!(effective(&["--cap-add", "SYS_PTRACE"])?, "00000000a80c25fb");
     ensure_eq!(effective(&["-u", "daemon"])?, "0000000000000000");
     t.fails(125, ["run", "--rm", "--cap-add", "NO_SUCH_CAP", "busybox"])?
-        .expect_stderr("invalid capability: \"CAP_NO_SUCH_CAP\"")
-        .or_else(|_| {
-            t.fails(125, ["run", "--rm", "--cap-add", "NO_SUCH_CAP", "busybox"])?.expect_stderr("NO_SUCH_CAP")
-        })?;
+        .expect_stderr("invalid CapAdd: unknown capability: \"CAP_NO_SUCH_CAP\"")?;
     Ok(())
 }
 
@@ -280,19 +275,12 @@ fn init_process(t: &Target) -> Outcome {
     let (plain, with_init) = (t.name("plain"), t.name("init"));
     t.ok(["run", "-d", "--name", &plain, "busybox", "sleep", "1000"])?;
     ensure_eq!(t.ok(["exec", &plain, "cat", "/proc/1/comm"])?, "sleep");
-    if t.kind() != Kind::Dockerd {
-        // Where the engine offers `--init`, PID 1 is not the command.
-        let run =
-            t.docker(["run", "-d", "--init", "--name", &with_init, "busybox", "sleep", "1000"]).output()?;
-        ensure!(run.code() == 0 || run.code() == 125, "{run}");
-        if run.code() == 125 {
-            ensure!(run.stderr().contains("init"), "{run}");
-            return Ok(());
-        }
-    } else {
-        t.ok(["run", "-d", "--init", "--name", &with_init, "busybox", "sleep", "1000"])?;
-    }
-    ensure!(t.ok(["exec", &with_init, "cat", "/proc/1/comm"])? != "sleep");
+    t.ok(["run", "-d", "--init", "--name", &with_init, "busybox", "sleep", "1000"])?;
+    ensure_eq!(t.ok(["exec", &with_init, "cat", "/proc/1/comm"])?, "docker-init");
+    // It passes signals on, so that what would ignore them as PID 1 ends, and it reaps orphans.
+    t.ok(["exec", "-d", &with_init, "sh", "-c", "sleep 0.1 &"])?;
+    t.ok(["stop", &with_init])?;
+    ensure_eq!(t.inspect(&with_init)?["State"]["ExitCode"], 143);
     Ok(())
 }
 
@@ -652,8 +640,6 @@ fn missing_containers(t: &Target) -> Outcome {
     t.fails(1, ["exec", &name, "true"])?.expect_stderr(&words)?;
     t.fails(1, ["rename", &name, "x-y-z"])?.expect_stderr(&words)?;
     ensure_eq!(t.api().get(format!("/containers/{name}/json")).send()?.expect(404)?.message()?, words);
-    t.fails(1, ["inspect", &name])?
-        .expect_stderr(&format!("no such object: {name}"))
-        .or_else(|_| t.fails(1, ["inspect", &name])?.expect_stderr(&format!("No such object: {name}")))?;
+    t.fails(1, ["inspect", &name])?.expect_stderr(&format!("No such object: {name}"))?;
     Ok(())
 }

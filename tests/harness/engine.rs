@@ -1,7 +1,6 @@
 //! The engines under test. The same cases run against all of them.
 
 use std::fmt;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::machine::Machine;
 use crate::namespace::{Namespace, Process};
 use crate::process::{Program, Running};
 use crate::registry::Registry;
-use crate::{places, wait};
+use crate::{leftovers, places, wait};
 
 /// How long an engine may take until it answers.
 const START: Duration = Duration::from_secs(60);
@@ -68,7 +67,7 @@ impl Engine {
     /// Starts an engine of its own folder and namespaces, and waits until it answers.
     pub fn start(kind: Kind) -> Result<Self> {
         let client_program = places::docker()?;
-        let folder = tempfile::Builder::new().prefix("coracle-test-").tempdir().context("making a folder")?;
+        let folder = leftovers::folder()?;
         let (machine, namespace, socket) = if kind == Kind::Machine {
             let machine = Machine::new()?;
             machine.start()?;
@@ -157,7 +156,7 @@ impl Engine {
                     .args(["--host", &host, "--group", "root"])
                     // Ours keeps containers running while it is away; Docker's has to be told.
                     .arg("--live-restore")
-                    .args(["--cgroup-parent", &format!("/{}", cgroup())])
+                    .args(["--cgroup-parent", &format!("/{}", leftovers::cgroup())])
                     .args(["--registry-mirror", MIRROR])
             }
         };
@@ -261,10 +260,7 @@ pub struct Client {
 impl Client {
     /// A client for the engine at `socket`.
     pub fn new(program: PathBuf, socket: &Path) -> Result<Self> {
-        let home = tempfile::Builder::new()
-            .prefix("coracle-test-home-")
-            .tempdir()
-            .context("making a home folder")?;
+        let home = leftovers::folder()?;
         if let Ok(peer) = places::peer() {
             let plugins = home.path().join("cli-plugins");
             std::os::unix::fs::symlink(peer.join("cli-plugins"), plugins)
@@ -330,33 +326,5 @@ pub fn end_shared() {
             drop(engine.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     }
-    sweep_cgroups(Path::new("/sys/fs/cgroup"));
-}
-
-/// The cgroup below which dockerd makes those of its containers.
-fn cgroup() -> String {
-    format!("coracle-test-{}", std::process::id())
-}
-
-/// Removes our cgroup from each hierarchy: a cgroup outlives its processes.
-fn sweep_cgroups(root: &Path) {
-    let Ok(hierarchies) = std::fs::read_dir(root) else { return };
-    for hierarchy in hierarchies.flatten() {
-        remove_cgroup(&hierarchy.path().join(cgroup()));
-    }
-    remove_cgroup(&root.join(cgroup()));
-}
-
-fn remove_cgroup(group: &Path) {
-    let Ok(children) = std::fs::read_dir(group) else { return };
-    for child in children.flatten().filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove_cgroup(&child.path());
-    }
-    // A cgroup whose last process is still on its way out is busy; one left over is empty and harms nothing.
-    if let Err(error) = std::fs::remove_dir(group)
-        && error.kind() == ErrorKind::ResourceBusy
-    {
-        let gone = || Ok(std::fs::remove_dir(group).is_ok());
-        let _ = wait::eventually_true("a cgroup is empty", Duration::from_secs(2), gone);
-    }
+    leftovers::sweep_own_cgroups();
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::engine::Client;
 use crate::namespace::Namespace;
 use crate::process::Program;
-use crate::{places, wait};
+use crate::{leftovers, places, wait};
 
 /// How long a start may take, on an emulated CPU beside other work.
 const START: Duration = Duration::from_secs(180);
@@ -30,8 +30,8 @@ impl Machine {
     /// A home without a machine.
     pub fn new() -> Result<Self> {
         let program = places::coracle()?;
-        let home = tempfile::Builder::new().prefix("cor").tempdir_in("/tmp").context("making a home")?;
-        let user = tempfile::tempdir().context("making a user's home")?;
+        let home = leftovers::folder()?;
+        let user = leftovers::folder()?;
         let config = user.path().join(".docker");
         std::fs::DirBuilder::new().mode(0o700).create(&config).context("making a docker configuration")?;
         Ok(Self { program, home, user, namespace: Arc::new(Namespace::new()?) })

@@ -11,6 +11,8 @@ pub mod engine;
 pub mod http;
 /// Which fields a JSON answer has.
 pub mod keys;
+/// What a run leaves behind, and its removal.
+pub mod leftovers;
 /// A whole Coracle with a home of its own.
 pub mod machine;
 /// Private namespaces.

@@ -438,7 +438,6 @@ impl Running {
 
     /// Waits for its end and that of its output; kills it when its time is over.
     pub fn wait(mut self) -> Result<Output> {
-        // A terminal is hung up by closing it, a pipe ends by closing it: what the case left open stays open until now.
         let end = wait::until(self.timeout);
         let mut state = self.shared.lock();
         loop {

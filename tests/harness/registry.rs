@@ -15,7 +15,7 @@ use crate::archive::{INDEX, Image, MANIFEST, digest};
 use crate::http::Server;
 use crate::namespace::Namespace;
 use crate::process::Running;
-use crate::{archive, places, wait};
+use crate::{archive, leftovers, places, wait};
 
 /// Where Debian's registry listens, inside the namespace.
 pub const ADDRESS: &str = "127.0.0.1:5000";
@@ -29,7 +29,7 @@ pub struct Registry {
 
 impl Registry {
     pub(crate) fn start(namespace: &Arc<Namespace>) -> Result<Self> {
-        let folder = tempfile::tempdir().context("making a folder")?;
+        let folder = leftovers::folder()?;
         let config = json!({
             "version": "0.1",
             "log": {"level": "warn"},

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use crate::engine::Engine;
+use crate::leftovers;
 use crate::process::{Output, Program, Running};
 
 /// An engine as one case sees it. Everything that an [`Engine`] does can be asked of it.
@@ -34,7 +35,7 @@ impl Target {
     pub(crate) fn new(engine: Arc<Engine>, case: &str) -> Result<Self> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let short = case.rsplit("::").next().unwrap_or(case).replace('_', "-");
-        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        let folder = leftovers::folder()?;
         Ok(Self { engine, prefix: format!("{short}-{number}"), made: Mutex::default(), folder })
     }
 

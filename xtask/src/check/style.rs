@@ -124,7 +124,7 @@ fn find_code(source: &Source<'_>, objection: &str, objects: impl Fn(&str) -> boo
 /// The number of the line where the file's own tests begin; one past its end when it has none.
 fn tests_begin(source: &Source<'_>) -> usize {
     let total = source.text.lines().count();
-    source.text.lines().position(|line| line.trim() == "#[cfg(test)]").map_or(total + 1, |at| at + 1)
+    source.text.lines().position(|line| line == "#[cfg(test)]").map_or(total + 1, |at| at + 1)
 }
 
 /// Whether a line of code calls a function of this name, and not one whose name merely ends with it.

@@ -79,7 +79,7 @@ impl Containers {
             container.change(state::State::stop_asked);
         }
         if state.is_restarting() {
-            container.restart_cancelled.notify_waiters();
+            container.restart_cancelled.notify_one();
             return Ok(());
         }
         if let Some(pid) = state.pid() {

@@ -95,11 +95,19 @@ impl Containers {
     fn prepare(&self, container: &Container) -> Result<oci_spec::runtime::Spec> {
         let record = container.record();
         let host = &record.host_config;
-        let mode = network::mode(host)?;
+        let mode = network::mode(host).map_err(|error| {
+            Error::new(error.kind(), "failed to set up container networking").because(error)
+        })?;
         let rootfs = self.0.snapshots.mount(&container.id)?;
+        let mut config = record.config.clone();
         let files = match &mode {
             // They share the network and what names it.
-            network::Mode::Container(other) => EtcFiles::in_directory(&self.get(other)?.directory),
+            network::Mode::Container(other) => {
+                let other = self.get(other)?;
+                config.hostname.clone_from(&other.record().config.hostname);
+                config.domainname.clone_from(&other.record().config.domainname);
+                EtcFiles::in_directory(&other.directory)
+            }
             _ => {
                 let files = EtcFiles::in_directory(&container.directory);
                 files.write(&record, &mode)?;
@@ -115,7 +123,7 @@ impl Containers {
             User::resolve(&rootfs, &record.config.user, host.group_add.as_deref().unwrap_or_default())?;
         let request = Request {
             id: &container.id,
-            config: &record.config,
+            config: &config,
             host,
             rootfs: &rootfs,
             user: &user,

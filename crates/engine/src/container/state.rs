@@ -380,6 +380,7 @@ impl State {
 
     pub(crate) fn removed(&mut self) {
         self.removed = true;
+        self.error.clear();
         self.exits += 1;
     }
 

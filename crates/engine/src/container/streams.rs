@@ -262,10 +262,8 @@ impl Hub {
                 break;
             }
         }
-        if let Some(log) = &self.log
-            && let Err(error) = log.finish(source, &mut lines)
-        {
-            tracing::error!("write {}: {error}", log.path().display());
+        if let Some(log) = &self.log {
+            log.finish(source, &mut lines);
         }
     }
 
@@ -277,10 +275,7 @@ impl Hub {
             let clients = self.clients();
             if let Some(log) = &self.log {
                 // The disk may block; other tasks go on elsewhere meanwhile.
-                let written = blocking(|| log.write(source, lines, bytes));
-                if let Err(error) = written {
-                    tracing::error!("write {}: {error}", log.path().display());
-                }
+                blocking(|| log.write(source, lines, bytes));
             }
             let wants = |client: &&Client| match source {
                 Source::Stdout => client.stdout,

@@ -22,7 +22,7 @@ use crate::{
 /// How often a download is begun again without getting a byte further; Docker's default.
 const ATTEMPTS: u32 = 5;
 /// How many pieces of a blob may wait for the disk.
-const PIECES: usize = 32;
+const PIECES: usize = 4;
 /// Media types of configurations that are those of images. Old tools wrote the last two.
 const CONFIG_TYPES: [&str; 4] =
     [OCI_CONFIG, "application/vnd.docker.container.image.v1+json", "application/octet-stream", "text/html"];

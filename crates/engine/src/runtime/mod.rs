@@ -415,14 +415,17 @@ impl Runtime {
         // A helper that has just reported may still be on its way out.
         for _ in 0..LAST_ATTEMPTS {
             connection.quit().await?;
-            // Another engine's shim may be in the group as well.
-            if connection.is_lost() && shim::remove_cgroup() {
+            if connection.is_lost() {
+                // Its group is empty in a moment, unless another engine's shim is in it as well.
+                for _ in 0..CONNECT_ATTEMPTS {
+                    if shim::remove_cgroup() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 return Ok(());
             }
             tokio::time::sleep(LAST_PAUSE).await;
-        }
-        if connection.is_lost() {
-            return Ok(());
         }
         tracing::info!("the shim stays with the processes that it holds");
         Ok(())

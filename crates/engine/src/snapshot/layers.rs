@@ -26,7 +26,7 @@ use crate::{
 
 /// Bytes handed at once from the thread that decompresses to the one that unpacks, and how many of these
 /// may wait.
-const CHUNK: usize = 512 << 10;
+const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 4;
 
 /// A layer on top of the layers below it: the OCI image specification's chain ID.

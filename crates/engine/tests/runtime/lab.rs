@@ -19,6 +19,8 @@ use wire::docker::{container::ContainerConfig, host_config::HostConfig};
 
 /// Must be static: nothing else is in the root file system.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
+/// Names another program to be used as shim and helper: the real one, to be measured.
+const PROGRAM: &str = "CORACLE_TEST_PROGRAM";
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -78,7 +80,7 @@ impl Lab {
 
     /// Connects to the runtime with this exec root in the lab.
     pub(crate) async fn connect(root: &Path, run: &Path) -> Result<(Self, Vec<Held>)> {
-        let program = std::env::current_exe()?;
+        let program = program()?;
         let (runtime, held) = Runtime::connect(run, &program).await?;
         let machine = Machine::read(runtime.cgroups())?;
         Ok((Self { runtime, machine, root: root.to_owned(), run: run.to_owned() }, held))
@@ -127,7 +129,7 @@ impl Lab {
         let user = User::resolve(&rootfs, &config.user, &groups)?;
         let mounts = spec::mounts::requested(&host)?;
         mounts.iter().try_for_each(RequestedMount::prepare)?;
-        let program = std::env::current_exe().unwrap_or_default();
+        let program = program().unwrap_or_default();
         let request = spec::Request {
             id,
             config: &config,
@@ -169,8 +171,15 @@ impl Lab {
     /// The control groups that are left of containers.
     pub(crate) fn groups_left(&self) -> Vec<PathBuf> {
         let parent = self.cgroup_parent();
-        hierarchies().into_iter().flat_map(|root| groups_in(&root.join(parent.trim_start_matches('/')))).collect()
+        hierarchies()
+            .into_iter()
+            .flat_map(|root| groups_in(&root.join(parent.trim_start_matches('/'))))
+            .collect()
     }
+}
+
+fn program() -> io::Result<PathBuf> {
+    std::env::var_os(PROGRAM).map_or_else(std::env::current_exe, |path| Ok(path.into()))
 }
 
 fn group_name(root: &Path) -> String {

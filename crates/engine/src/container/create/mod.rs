@@ -20,7 +20,7 @@ use super::{
     state::State,
 };
 use crate::{
-    error::{Context, Error, Result},
+    error::{Context, Error, Kind, Result},
     image::{Image, Platform},
     network, runtime,
 };
@@ -130,8 +130,12 @@ impl Containers {
 
     /// Fills in what a host configuration leaves open.
     fn adapt(&self, host_config: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
-        if network::mode(host_config)? == network::Mode::Default {
-            warnings.push(network::NO_BRIDGE.to_owned());
+        match network::mode(host_config) {
+            Ok(network::Mode::Default) => warnings.push(network::NO_BRIDGE.to_owned()),
+            Ok(_) => {}
+            // It may be made before the start, which tells if it is not.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
         }
         let gateways = host_config.extra_hosts.iter().flatten();
         if gateways.filter(|host| host.ends_with(&format!(":{}", etc_files::HOST_GATEWAY))).count() > 0 {

@@ -5,7 +5,10 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -34,6 +37,8 @@ pub(crate) struct LogFile {
     attributes: String,
     writing: Mutex<Writing>,
     position: watch::Sender<Position>,
+    /// The latest write failed: it was told, and is not told again until one succeeds.
+    failing: AtomicBool,
 }
 
 /// How far a log is written.
@@ -70,7 +75,8 @@ const KEPT_BUFFER: usize = 512 * 1024;
 impl LogFile {
     pub(super) fn new(path: PathBuf, limits: Limits, attributes: String) -> Self {
         let position = watch::Sender::new(Position { rotation: 0, size: 0, live: false });
-        Self { path, limits, attributes, writing: Mutex::default(), position }
+        let failing = AtomicBool::new(false);
+        Self { path, limits, attributes, writing: Mutex::default(), position, failing }
     }
 
     /// Where the current file is.
@@ -98,20 +104,32 @@ impl LogFile {
         self.position.send_modify(|position| position.live = false);
     }
 
-    /// Writes the lines that `chunk`, just read from `source`, completes. May block on the disk.
-    pub(crate) fn write(&self, source: Source, lines: &mut Lines, chunk: &[u8]) -> io::Result<()> {
-        self.append(|out, attributes, time| lines.push(out, source, attributes, time, chunk))
+    /// Writes the lines that `chunk`, just read from `source`, completes. May block on the disk. A
+    /// container goes on when its log cannot be written: that is only told.
+    pub(crate) fn write(&self, source: Source, lines: &mut Lines, chunk: &[u8]) {
+        let written = self.append(|out, attributes, time| lines.push(out, source, attributes, time, chunk));
+        self.tell(written);
     }
 
     /// The stream ended: writes the line that has no newline.
-    pub(crate) fn finish(&self, source: Source, lines: &mut Lines) -> io::Result<()> {
+    pub(crate) fn finish(&self, source: Source, lines: &mut Lines) {
         if lines.pending.is_empty() {
-            return Ok(());
+            return;
         }
-        self.append(|out, attributes, time| {
+        let written = self.append(|out, attributes, time| {
             entry::write(out, &lines.pending, false, source, attributes, time);
             lines.pending = Vec::new();
-        })
+        });
+        self.tell(written);
+    }
+
+    fn tell(&self, written: io::Result<()>) {
+        let failed_before = self.failing.swap(written.is_err(), Ordering::Relaxed);
+        if let Err(error) = written
+            && !failed_before
+        {
+            tracing::error!("write {}: {error}; output is lost", self.path.display());
+        }
     }
 
     fn append(&self, format: impl FnOnce(&mut Vec<u8>, &str, &str)) -> io::Result<()> {
@@ -153,7 +171,11 @@ impl LogFile {
                     writing.file.insert(file)
                 }
             };
-            file.write_all(&rest[..cut])?;
+            if let Err(error) = file.write_all(&rest[..cut]) {
+                // A part may be written: opening the file again ends that entry.
+                writing.file = None;
+                return Err(error);
+            }
             self.position.send_modify(|position| position.size += cut as u64);
             rest = &rest[cut..];
         }
@@ -362,9 +384,9 @@ mod tests {
         log.begin().unwrap();
         let mut lines = Lines::default();
         for chunk in ["one\ntw", "o", "\n\nthr", "ee"] {
-            log.write(Source::Stdout, &mut lines, chunk.as_bytes()).unwrap();
+            log.write(Source::Stdout, &mut lines, chunk.as_bytes());
         }
-        log.finish(Source::Stdout, &mut lines).unwrap();
+        log.finish(Source::Stdout, &mut lines);
         let texts: Vec<_> =
             entries(log.path()).iter().map(|entry| entry["log"].as_str().unwrap().to_owned()).collect();
         assert_eq!(texts, ["one\n", "two\n", "\n", "three"]);
@@ -380,7 +402,7 @@ mod tests {
             let mut text = "x".repeat(length);
             text.push('\n');
             for chunk in text.as_bytes().chunks(5000) {
-                log.write(Source::Stdout, &mut lines, chunk).unwrap();
+                log.write(Source::Stdout, &mut lines, chunk);
             }
             let entries = entries(log.path());
             assert_eq!(entries.len(), length.div_ceil(entry::LONGEST), "{length}");
@@ -397,7 +419,7 @@ mod tests {
         let mut lines = Lines::default();
         for number in 0..10 {
             let line = format!("line {number:050}\n");
-            log.write(Source::Stdout, &mut lines, line.as_bytes()).unwrap();
+            log.write(Source::Stdout, &mut lines, line.as_bytes());
         }
         let mut names: Vec<_> = fs::read_dir(directory.path())
             .unwrap()
@@ -415,7 +437,7 @@ mod tests {
         let log = log(directory.path(), Limits { size: Some(1), files: 2, compress: true });
         log.begin().unwrap();
         for text in ["one\n", "two\n", "three\n"] {
-            log.write(Source::Stdout, &mut Lines::default(), text.as_bytes()).unwrap();
+            log.write(Source::Stdout, &mut Lines::default(), text.as_bytes());
         }
         log.lock().compressing.take().unwrap().join().unwrap();
         let mut text = String::new();
@@ -432,7 +454,7 @@ mod tests {
         let log = log(directory.path(), UNLIMITED);
         fs::write(log.path(), b"{\"log\":\"tor").unwrap();
         log.begin().unwrap();
-        log.write(Source::Stdout, &mut Lines::default(), b"whole\n").unwrap();
+        log.write(Source::Stdout, &mut Lines::default(), b"whole\n");
         let text = fs::read_to_string(log.path()).unwrap();
         let parsed: Vec<_> = text.lines().map(|line| entry::parse(line.as_bytes())).collect();
         assert_eq!(parsed.len(), 2);

@@ -21,8 +21,8 @@ fn log_in(directory: &Path, options: &[(&str, &str)]) -> Arc<LogFile> {
 
 fn write(log: &LogFile, source: Source, text: &str) {
     let mut lines = Lines::default();
-    log.write(source, &mut lines, text.as_bytes()).unwrap();
-    log.finish(source, &mut lines).unwrap();
+    log.write(source, &mut lines, text.as_bytes());
+    log.finish(source, &mut lines);
 }
 
 fn all() -> LogQuery {
