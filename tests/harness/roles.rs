@@ -1,7 +1,7 @@
 //! The harness's own binary in the roles that need a fresh, single-threaded process: it is started again as the holder
 //! of a namespace, to enter one, and to prepare a process before a program replaces it.
 //!
-//! Every binary that uses the harness MUST call [`dispatch`] first thing in `main`.
+//! Every binary that uses the harness MUST call `dispatch` first thing in `main`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};

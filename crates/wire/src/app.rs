@@ -1,8 +1,8 @@
 //! Requests to a machine process on its `control.sock`: how the `coracle` command and the app talk to it.
 //!
-//! A client connects and sends one [`Request`] line. The machine process answers with [`Response`]
+//! A client connects and sends one `Request` line. The machine process answers with `Response`
 //! lines; `Progress` and `Notice` may come any number of times, and every other answer ends the exchange —
-//! except that [`Request::Shell`], once answered with [`Response::Done`], goes on as
+//! except that `Request::Shell`, once answered with `Response::Done`, goes on as
 //! [`crate::frame`]s, carried through to the guest.
 
 use serde::{Deserialize, Serialize};

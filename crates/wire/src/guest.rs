@@ -1,8 +1,8 @@
 //! Requests to the guest's PID 1, one a vsock stream to [`crate::vsock::CONTROL_PORT`].
 //!
-//! The host opens a stream and sends one [`Request`] line; PID 1 answers with one [`Response`] line
-//! (for [`Request::WaitReady`] and [`Request::PowerOff`]: several, the last of which ends the
-//! exchange). [`Request::Shell`], once answered with [`Response::Done`], goes on as [`crate::frame`]s.
+//! The host opens a stream and sends one `Request` line; PID 1 answers with one `Response` line
+//! (for `Request::WaitReady` and `Request::PowerOff`: several, the last of which ends the
+//! exchange). `Request::Shell`, once answered with `Response::Done`, goes on as [`crate::frame`]s.
 
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@
 //! * clients ↔ engine: [`docker`], the Docker Engine API's JSON;
 //! * `coracle` and the app ↔ machine process: [`app`], over `control.sock`;
 //! * machine process ↔ guest's PID 1: [`guest`], over a vsock stream;
-//! * [`vsock`] says which port carries what, [`line`] and [`frame`] how JSON and byte streams are cut.
+//! * [`vsock`] says which port carries what, [`mod@line`] and [`frame`] how JSON and byte streams are cut.
 
 /// Requests to a machine process on its control socket.
 pub mod app;

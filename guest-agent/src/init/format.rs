@@ -4,7 +4,7 @@
 //! mke2fs writes the disk's parts in its own order and wipes the first sector before it starts, so an
 //! interrupted run is indistinguishable from a damaged foreign disk. Therefore mke2fs formats a sparse
 //! file in memory (a few megabytes for any usual disk size), and its blocks are copied: first
-//! [`FORMATTING`] to the disk's start, then everything else, and last the first block, which holds the
+//! `FORMATTING` to the disk's start, then everything else, and last the first block, which holds the
 //! superblock and no longer the mark.
 
 use std::fs::{self, File, OpenOptions};

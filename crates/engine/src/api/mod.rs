@@ -1,7 +1,7 @@
 //! The Docker Engine API over HTTP/1.1, as Docker 28.5 answers it (API 1.51).
 //!
 //! A handler parses, calls one function of [`crate::Engine`]'s parts, and encodes. Routes stand in one
-//! table per resource (`routes()` in each module here), merged in [`router`].
+//! table per resource (`routes()` in each module here), merged in `router`.
 
 /// `/containers`.
 mod containers;

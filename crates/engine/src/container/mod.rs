@@ -1,4 +1,4 @@
-//! Containers: one [`Container`] each, found through the registry [`Containers`].
+//! Containers: one `Container` each, found through the registry `Containers`.
 //!
 //! Who changes a container's state holds its `changing` lock; who only looks never waits for it. The
 //! state itself is a watch value, so that waiting for a change is waiting for the value.

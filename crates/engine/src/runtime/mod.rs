@@ -1,7 +1,7 @@
 //! How a container's processes come to be, and what the engine can do to them.
 //!
 //! The engine writes down what is wanted, the [shim](crate::shim) starts a helper (this program again,
-//! [`oci`]) that makes it so and reports the process, and the shim keeps that process and tells its end.
+//! `oci`) that makes it so and reports the process, and the shim keeps that process and tells its end.
 //! The helper is a process of its own because libcontainer changes the working directory, the
 //! privileges and the score of the process it runs in, and forks without exec: it cannot be used beside
 //! other threads.

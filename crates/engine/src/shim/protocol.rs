@@ -1,7 +1,7 @@
 //! What the engine and the shim say to each other.
 //!
 //! One message is one packet of a `SOCK_SEQPACKET` Unix socket: JSON, with file descriptors beside it.
-//! The engine speaks first ([`Request::Hello`]); versions that differ refuse each other.
+//! The engine speaks first (`Request::Hello`); versions that differ refuse each other.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},

@@ -3,7 +3,7 @@
 //! Answers carry every field that Docker's carry, also when empty: clients index them unasked. What
 //! Docker answers with `null` when it was not given is an [`Option`] here. Requests are decoded
 //! leniently: unknown fields are ignored and every field has a default. A `null` in a request means
-//! "not given", as in Go; [`decode`] sees to that.
+//! "not given", as in Go; `decode` sees to that.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 //! becomes its program.
 //!
 //! libcontainer tells its caller only the outermost of its errors, and logs the innermost. So the pipe
-//! takes both: what it logs, and what the [last steps](super::last_steps) say, which counts more.
+//! takes both: what it logs, and what the last steps say, which counts more.
 
 use std::{
     fmt::Write as _,

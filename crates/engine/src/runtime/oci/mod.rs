@@ -1,9 +1,9 @@
 //! `oci create ID ROOT` and `oci exec ID EXEC ROOT`: a short process with one thread that makes a
 //! container or a process in one, starts it, reports it on descriptor 3 and ends. Its own 0, 1 and 2 are
-//! the new process's. What it reads is written by [`super::bundle`].
+//! the new process's. What it reads is written by `super::bundle`.
 //!
 //! Namespaces, mounts, control groups and users are libcontainer's work; the last steps before the
-//! container's program are [`last_steps`]'.
+//! container's program are `last_steps`'.
 
 /// The socket on which a terminal's master comes.
 mod console;

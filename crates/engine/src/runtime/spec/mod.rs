@@ -1,7 +1,7 @@
 //! From Docker's configuration of a container to an OCI specification, with Docker 28's defaults.
 //!
 //! Everything that Docker has is either done, or refused with an error that names the option. What the
-//! specification depends on besides the configuration is in a [`Request`] and a [`Machine`].
+//! specification depends on besides the configuration is in a `Request` and a `Machine`.
 
 pub(crate) mod capabilities;
 mod devices;
