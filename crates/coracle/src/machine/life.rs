@@ -25,6 +25,9 @@ use super::{
 };
 use crate::{control::client::name_flag, platform::ClockWatch};
 
+/// How long after a boot failed the word may take that the VM had ended by itself.
+const OWN_END_LIMIT: Duration = Duration::from_secs(1);
+
 /// Beyond the containers' time: for the engine to end, and for everything to reach the disk.
 const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// For a guest that says it is unmounting: gigabytes that wait to be written to a slow disk take this long,
@@ -169,15 +172,13 @@ pub(crate) fn live(
 
 /// The boot failed and nothing in the guest is worth keeping up.
 fn give_up(machine: &Machine, events: &Receiver<Event>, vm: &Arc<dyn Vm>, error: BootError) -> End {
-    // A VM that died explains a conversation that broke off, and not the other way round.
-    let ended = match events.try_iter().find_map(vm_end) {
-        Some(ended) => Some(ended),
-        None => {
-            vm.kill();
-            await_end(events, KILL_LIMIT);
-            None
-        }
-    };
+    // A VM that died explains a conversation that broke off, and not the other way round; but the word of its end
+    // may come second.
+    let ended = await_end(events, OWN_END_LIMIT);
+    if ended.is_none() {
+        vm.kill();
+        await_end(events, KILL_LIMIT);
+    }
     match ended {
         Some(ended) => ended_by_itself(machine, &ended),
         None => End::failed(false, with_console(machine, format!("{:#}", anyhow::Error::from(error)))),
