@@ -70,6 +70,9 @@ where
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut to_session).await;
         });
         tokio::spawn(session(Box::new(ours)));
+        // Docker names the kind of stream only to clients that upgrade.
+        let raw = header::HeaderValue::from_static(StreamKind::Raw.content_type());
+        response.headers_mut().insert(header::CONTENT_TYPE, raw);
         *response.body_mut() = Body::from_stream(ReaderStream::new(output));
     }
     response

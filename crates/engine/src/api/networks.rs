@@ -3,10 +3,13 @@ use axum::{
     extract::{Path, State},
     routing::{get, post},
 };
-use wire::docker::network::Network;
+use wire::docker::network::{EndpointResource, Network};
 
 use super::{Shared, filters::Filters, request::Params};
-use crate::error::{Error, Result};
+use crate::{
+    container::ListQuery,
+    error::{Error, Result},
+};
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -42,7 +45,20 @@ async fn list(State(engine): State<Shared>, params: Params) -> Result<Json<Vec<N
 }
 
 async fn inspect(State(engine): State<Shared>, Path(name): Path<String>) -> Result<Json<Network>> {
-    engine.networks.get(&name).cloned().map(Json)
+    let mut network = engine.networks.get(&name)?.clone();
+    let running = ListQuery::default();
+    for container in engine.containers.list(running, &engine.networks).await? {
+        if let Some(endpoint) = container.network_settings.networks.get(&network.name) {
+            let name = container.names.first().map_or("", |name| name.trim_start_matches('/')).to_owned();
+            let resource = EndpointResource {
+                name,
+                endpoint_id: endpoint.endpoint_id.clone(),
+                ..EndpointResource::default()
+            };
+            network.containers.insert(container.id, resource);
+        }
+    }
+    Ok(Json(network))
 }
 
 async fn remove(State(engine): State<Shared>, Path(name): Path<String>) -> Result<()> {

@@ -1,5 +1,6 @@
 use axum::{
     Json, Router,
+    extract::{Path, State},
     routing::{any, get, post},
 };
 
@@ -28,11 +29,12 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/volumes/prune", post(|| not_yet("docker volume prune")))
         .route(
             "/volumes/{name}",
-            get(|| not_yet("docker volume inspect"))
+            get(inspect_volume)
                 .put(|| not_yet("docker volume update"))
                 .delete(|| not_yet("docker volume rm")),
         )
         .route("/plugins", get(no_plugins))
+        .route("/plugins/{name}/json", get(no_plugin))
         .route("/plugins/{*rest}", any(|| not_yet("docker plugin")))
 }
 
@@ -43,6 +45,18 @@ async fn not_yet(what: &'static str) -> Error {
 /// None can be installed, so none is there.
 async fn no_plugins() -> Json<[(); 0]> {
     Json([])
+}
+
+async fn no_plugin(Path(name): Path<String>) -> Error {
+    Error::not_found(format!("plugin {name:?} not found"))
+}
+
+/// `docker inspect NAME` asks this among others, and takes "not found" for an answer only.
+async fn inspect_volume(State(engine): State<Shared>, Path(name): Path<String>) -> Error {
+    if name.contains('/') || !engine.config.data_root.join("volumes").join(&name).exists() {
+        return Error::not_found(format!("get {name}: no such volume"));
+    }
+    Error::not_implemented("docker volume inspect is not implemented yet")
 }
 
 async fn no_swarm() -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{Containers, StopOptions};
+use super::{Containers, StopOptions, stop::DEFAULT_TIMEOUT};
 
 impl Containers {
     /// Stops all containers at once, each by its own signal; kills what is left after `timeout`, or
@@ -18,9 +18,10 @@ impl Containers {
             }
             let containers = self.clone();
             stopping.spawn(async move {
-                let own = container.record().config.stop_timeout.filter(|own| *own >= 0);
+                let own = container.record().config.stop_timeout.unwrap_or(DEFAULT_TIMEOUT);
                 let options = StopOptions {
-                    timeout: Some(own.map_or(limit, |own| own.min(limit))),
+                    // Negative is "never", which is too long here.
+                    timeout: Some(if own < 0 { limit } else { own.min(limit) }),
                     ..StopOptions::default()
                 };
                 if let Err(error) = containers.stop_now(&container, &options).await {

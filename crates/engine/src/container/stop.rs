@@ -9,8 +9,8 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// How long a container may take to stop when neither the request nor its configuration says.
-const DEFAULT_TIMEOUT: i64 = 10;
+/// How many seconds a container may take to stop when neither the request nor its configuration says.
+pub(super) const DEFAULT_TIMEOUT: i64 = 10;
 /// How long one has that could not even be sent the signal.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(2);
 

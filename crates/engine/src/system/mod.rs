@@ -24,8 +24,8 @@ use crate::{
     store::{self, Durability},
 };
 
-/// The `Server` header of every answer.
-pub(crate) const SERVER: &str = concat!("Docker/28.5.2 (linux) Coracle/", env!("CARGO_PKG_VERSION"));
+/// The `Server` header of every answer, as Docker's: clients take it apart.
+pub(crate) const SERVER: &str = "Docker/28.5.2 (linux)";
 
 /// How long containers have to end when the engine does, unless whoever stops it says otherwise.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);

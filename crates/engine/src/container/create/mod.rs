@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use wire::docker::{
-    container::{CreateRequest, CreateResponse},
+    container::{ContainerConfig, CreateRequest, CreateResponse},
     host_config::HostConfig,
 };
 
@@ -50,6 +50,11 @@ impl Containers {
             host_config.restart_policy.name = "no".to_owned();
         }
         let mut warnings = validate::validate(&mut config, &host_config, &self.0.machine)?;
+        if config.image.is_empty() {
+            // Nothing says what to run; what would come next is refused as well.
+            merge::merge(&mut config, &ContainerConfig::default())?;
+            return Err(Error::not_implemented("containers without an image are not implemented yet"));
+        }
         let image = self.image_for(&config.image, platform, &mut warnings)?;
         self.adapt(&mut host_config, &mut warnings)?;
         merge::merge(&mut config, &image.config)?;
@@ -100,9 +105,6 @@ impl Containers {
         platform: Option<&str>,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Image>> {
-        if name.is_empty() {
-            return Err(Error::not_implemented("containers without an image are not implemented yet"));
-        }
         let image = self.0.images.get(name)?;
         let own = image.platform();
         match platform {

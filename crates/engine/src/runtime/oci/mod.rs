@@ -9,6 +9,8 @@
 mod console;
 /// What the new process does before it becomes the container's program.
 mod last_steps;
+/// The loopback interface of a new network namespace.
+mod loopback;
 /// How failures get from the new process to the helper.
 mod messages;
 /// Which file a command is.
@@ -126,11 +128,19 @@ fn create(layout: &Layout, id: &str) -> Result<Made> {
         .with_root_path(layout.states())
         .map(|builder| builder.with_console_socket(console.as_ref().map(Console::path)).with_executor(steps))
         .and_then(|builder| builder.as_init(bundle.path()).with_systemd(false).build());
-    let started = built.and_then(|mut container| {
-        container.start()?;
+    let built = built.map_err(|error| error.to_string()).and_then(|container| {
+        if let Some(pid) = container.pid()
+            && loopback::is_new(&spec)
+        {
+            loopback::bring_up(pid.as_raw())
+                .map_err(|error| format!("bring up the loopback interface: {error}"))?;
+        }
+        Ok(container)
+    });
+    let pid = built.and_then(|mut container| {
+        container.start().map_err(|error| error.to_string())?;
         Ok(container.pid())
     });
-    let pid = started.map_err(|error| error.to_string());
     finish(&mut messages, pid.map(|pid| pid.map(|pid| pid.as_raw())), console)
 }
 
