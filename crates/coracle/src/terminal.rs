@@ -19,12 +19,17 @@ pub(crate) fn tell(line: impl Display) {
 /// How often a line of progress is drawn anew.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
+/// How long a step takes before it is worth a line that stays.
+const NOTEWORTHY: Duration = Duration::from_millis(500);
+
 /// Progress of something that takes seconds: one line that changes on a terminal, else a line for
-/// each step.
+/// each step that takes its time.
 #[derive(Debug)]
 pub(crate) struct Progress {
     begin: Instant,
     step: String,
+    /// When the step began, until it has its line, where lines stay.
+    unsaid: Option<Instant>,
     terminal: bool,
 }
 
@@ -35,6 +40,7 @@ impl Progress {
         Progress {
             begin: Instant::now(),
             step: String::new(),
+            unsaid: None,
             terminal: capable && io::stderr().is_terminal(),
         }
     }
@@ -45,19 +51,24 @@ impl Progress {
         if self.terminal {
             self.draw();
         } else {
-            tell(format_args!("{:5.1} s  {step}", self.elapsed()));
+            self.unsaid = Some(Instant::now());
         }
     }
 
     /// Shows that time goes by.
-    pub(crate) fn tick(&self) {
-        if self.terminal && !self.step.is_empty() {
-            self.draw();
+    pub(crate) fn tick(&mut self) {
+        if self.terminal {
+            if !self.step.is_empty() {
+                self.draw();
+            }
+        } else if let Some(begun) = self.unsaid.take_if(|begun| begun.elapsed() >= NOTEWORTHY) {
+            let at = begun.duration_since(self.begin).as_secs_f64();
+            tell(format_args!("{at:5.1} s  {}", self.step));
         }
     }
 
     /// A line that stays, above the one that changes.
-    pub(crate) fn note(&self, note: &str) {
+    pub(crate) fn note(&mut self, note: &str) {
         self.clear();
         tell(note);
         self.tick();

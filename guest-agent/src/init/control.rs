@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use wire::frame::Frame;
 use wire::guest::{Request, Response, Shell, Stage};
 use wire::{line, vsock};
 
@@ -129,7 +130,15 @@ fn serve_shell(stream: &Stream, early: &[u8], request: &Shell, machine: &Machine
             line::write(stream, &Response::Done)?;
             session.run(stream, early)
         }
-        Err(error) => line::write(stream, &failed(format!("{error:#}"))),
+        Err(error) => match shell::exit_code(&error) {
+            Some(code) => {
+                line::write(stream, &Response::Done)?;
+                Frame::Stderr(format!("coracle: {error:#}\n").into_bytes()).write(&mut &*stream)?;
+                Frame::Exit(code).write(&mut &*stream)?;
+                stream.finish()
+            }
+            None => line::write(stream, &failed(format!("{error:#}"))),
+        },
     }
 }
 
@@ -224,6 +233,21 @@ mod tests {
         machine.state.finish(Duration::MAX);
         assert_eq!(answer(&mut host), Some(Response::Done));
         assert_eq!(answer(&mut host), None);
+    }
+
+    #[test]
+    fn a_program_that_cannot_run_ends_as_in_a_shell() {
+        let machine = Arc::new(Machine::new().unwrap());
+        for (program, code) in [("no-such-program", 127), ("/", 126)] {
+            let request = format!("{{\"op\":\"shell\",\"argv\":[\"{program}\"]}}\n");
+            let (mut host, served) = connect(&machine, request.as_bytes());
+            assert_eq!(answer(&mut host), Some(Response::Done));
+            let Some(Frame::Stderr(reason)) = Frame::read(&mut host).unwrap() else { panic!("no reason") };
+            assert!(String::from_utf8(reason).unwrap().contains(&format!("cannot run {program}: ")));
+            assert_eq!(Frame::read(&mut host).unwrap(), Some(Frame::Exit(code)));
+            assert_eq!(Frame::read(&mut host).unwrap(), None);
+            served.join().unwrap();
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn check(children: &Children, power: &PowerRequest, device: &Device) -> Result<(
         Verdict::Usable => Ok(()),
         Verdict::Damaged => bail!(
             "the data disk's file system is damaged and was not repaired automatically ({}). \
-             `coracle shell -- e2fsck {}` repairs it with your consent",
+             `coracle shell -- e2fsck {}` repairs it with your consent; then `coracle restart`",
             outcome.output,
             device.node().display()
         ),

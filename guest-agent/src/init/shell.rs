@@ -379,6 +379,16 @@ impl Output {
     }
 }
 
+/// The code with which a shell ends when a program is not there, or is none; `None` when the failure is
+/// not the program's.
+pub(crate) fn exit_code(error: &anyhow::Error) -> Option<i32> {
+    match error.downcast_ref::<io::Error>()?.raw_os_error()? {
+        libc::ENOENT | libc::ENOTDIR => Some(127),
+        libc::EACCES | libc::ENOEXEC | libc::EISDIR => Some(126),
+        _ => None,
+    }
+}
+
 fn send_some(client: &Stream, bytes: &mut Vec<u8>) -> io::Result<()> {
     match client.write_now(bytes) {
         Ok(length) => drop(bytes.drain(..length)),

@@ -35,7 +35,8 @@ pub(super) fn routes() -> Router<Shared> {
         )
         .route("/plugins", get(no_plugins))
         .route("/plugins/{name}/json", get(no_plugin))
-        .route("/plugins/{*rest}", any(|| not_yet("docker plugin")))
+        .route("/plugins/{name}", any(|| not_yet("docker plugin")))
+        .route("/plugins/{name}/{verb}", any(|| not_yet("docker plugin")))
 }
 
 async fn not_yet(what: &'static str) -> Error {

@@ -17,6 +17,7 @@ use rustix::{
     fs::{FileType, Gid, Uid, fchown, fstat},
     io::Errno,
     mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount},
+    process::{Resource, Rlimit},
     termios::Winsize,
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
@@ -48,6 +49,9 @@ struct Steps {
     workload: Workload,
     filter: Option<Filter>,
     arguments: Vec<CString>,
+    /// The helper's own limit of locked memory, which libcontainer lifts on its way here to load a
+    /// program into the kernel.
+    locked_memory: Rlimit,
     /// Where failures go, see [`Messages::writer`].
     messages: RawFd,
 }
@@ -58,7 +62,9 @@ impl LastSteps {
         if arguments.is_empty() {
             return Err(Error::invalid("no command specified"));
         }
-        Ok(Self(Arc::new(Steps { workload, filter, arguments, messages: messages.writer() })))
+        let locked_memory = rustix::process::getrlimit(Resource::Memlock);
+        let messages = messages.writer();
+        Ok(Self(Arc::new(Steps { workload, filter, arguments, locked_memory, messages })))
     }
 }
 
@@ -173,6 +179,8 @@ impl Steps {
     }
 
     fn limit(&self) -> std::result::Result<(), Reason> {
+        rustix::process::setrlimit(Resource::Memlock, self.locked_memory)
+            .map_err(because("error setting rlimit type 8"))?;
         for limit in &self.workload.limits {
             let values = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
             // The specification numbers the resources as Linux does.
