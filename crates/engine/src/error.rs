@@ -106,6 +106,35 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
     }
 }
 
+/// The words of `strerror(3)` as Go has them, for the errors that Docker's texts are matched for.
+pub(crate) fn errno_text(errno: rustix::io::Errno) -> String {
+    use rustix::io::Errno;
+    match errno {
+        Errno::NOENT => "no such file or directory",
+        Errno::ACCESS => "permission denied",
+        Errno::PERM => "operation not permitted",
+        Errno::ISDIR => "is a directory",
+        Errno::NOTDIR => "not a directory",
+        Errno::NOEXEC => "exec format error",
+        Errno::TOOBIG => "argument list too long",
+        Errno::LOOP => "too many levels of symbolic links",
+        Errno::NAMETOOLONG => "file name too long",
+        Errno::TXTBSY => "text file busy",
+        Errno::INVAL => "invalid argument",
+        Errno::ROFS => "read-only file system",
+        Errno::NOMEM => "cannot allocate memory",
+        Errno::BUSY => "device or resource busy",
+        Errno::NODEV => "no such device",
+        Errno::NOSPC => "no space left on device",
+        other => {
+            // The same text but for the number that Rust adds.
+            let text = std::io::Error::from(other).to_string();
+            return text.split(" (os error").next().unwrap_or_default().to_lowercase();
+        }
+    }
+    .to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +145,10 @@ mod tests {
         let outer = Error::conflict("start web").because(inner);
         assert_eq!(outer.to_string(), "start web: read a.json: disk is gone");
         assert_eq!(outer.kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn unlisted_errors_have_words_without_numbers() {
+        assert_eq!(errno_text(rustix::io::Errno::PIPE), "broken pipe");
     }
 }

@@ -69,7 +69,8 @@ pub(super) async fn to_end<T: Send + 'static>(
 /// A request's JSON body, if it has one, and the request without it.
 pub(super) async fn split_body<T: DeserializeOwned + Default>(request: Request) -> Result<(Request, T)> {
     let (parts, body) = request.into_parts();
-    let OptionalJson(value) = OptionalJson::from_request(Request::new(body), &()).await?;
+    let with_body = Request::from_parts(parts.clone(), body);
+    let OptionalJson(value) = OptionalJson::from_request(with_body, &()).await?;
     Ok((Request::from_parts(parts, Body::empty()), value))
 }
 

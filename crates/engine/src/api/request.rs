@@ -1,7 +1,7 @@
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, Request},
-    http::request::Parts,
+    http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
@@ -71,6 +71,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
+        must_be_json(request.headers())?;
         let body = collect(request.into_body()).await?;
         if body.is_empty() {
             return Err(Error::invalid("invalid JSON: got EOF while reading request body"));
@@ -87,12 +88,29 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &S) -> Result<Self> {
-        let body = collect(request.into_body()).await?;
+        let (parts, body) = request.into_parts();
+        let body = collect(body).await?;
         if body.is_empty() {
             return Ok(Self(T::default()));
         }
+        must_be_json(&parts.headers)?;
         decode(&body).map(Self)
     }
+}
+
+/// A body must say that it is JSON, in whatever character set.
+fn must_be_json(headers: &HeaderMap) -> Result<()> {
+    let kind = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let kind = kind.unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Error::invalid(if essence.is_empty() {
+        format!("malformed Content-Type header ({kind}): mime: no media type")
+    } else {
+        format!("unsupported Content-Type header ({kind}): must be 'application/json'")
+    }))
 }
 
 async fn collect(body: Body) -> Result<Bytes> {
@@ -121,6 +139,20 @@ mod tests {
             assert!(!params.flag(name), "{name}");
         }
         assert!(params.flag_or("absent", true));
+    }
+
+    #[test]
+    fn only_json_is_read_as_json() {
+        let check = |kind: &'static str| {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind.parse().unwrap())]);
+            must_be_json(&headers).map_err(|error| error.to_string())
+        };
+        assert_eq!(check("application/json"), Ok(()));
+        assert_eq!(check("Application/JSON; charset=utf-8"), Ok(()));
+        let refused = "unsupported Content-Type header (text/plain): must be 'application/json'";
+        assert_eq!(check("text/plain").unwrap_err(), refused);
+        let none = must_be_json(&HeaderMap::new()).unwrap_err().to_string();
+        assert_eq!(none, "malformed Content-Type header (): mime: no media type");
     }
 
     #[test]

@@ -59,35 +59,6 @@ fn classify(message: &str) -> (i32, &'static str) {
     }
 }
 
-/// The words of `strerror(3)` as Go has them, for the errors that Docker's texts are matched for.
-pub(crate) fn errno_text(errno: rustix::io::Errno) -> String {
-    use rustix::io::Errno;
-    match errno {
-        Errno::NOENT => "no such file or directory",
-        Errno::ACCESS => "permission denied",
-        Errno::PERM => "operation not permitted",
-        Errno::ISDIR => "is a directory",
-        Errno::NOTDIR => "not a directory",
-        Errno::NOEXEC => "exec format error",
-        Errno::TOOBIG => "argument list too long",
-        Errno::LOOP => "too many levels of symbolic links",
-        Errno::NAMETOOLONG => "file name too long",
-        Errno::TXTBSY => "text file busy",
-        Errno::INVAL => "invalid argument",
-        Errno::ROFS => "read-only file system",
-        Errno::NOMEM => "cannot allocate memory",
-        Errno::BUSY => "device or resource busy",
-        Errno::NODEV => "no such device",
-        Errno::NOSPC => "no space left on device",
-        other => {
-            // The same text but for the number that Rust adds.
-            let text = std::io::Error::from(other).to_string();
-            return text.split(" (os error").next().unwrap_or_default().to_lowercase();
-        }
-    }
-    .to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,10 +91,5 @@ mod tests {
 
         let error = start_error(Start::Container, "cgroup error");
         assert_eq!((error.kind(), start_exit_code(&error)), (Kind::System, 128));
-    }
-
-    #[test]
-    fn unlisted_errors_have_words_without_numbers() {
-        assert_eq!(errno_text(rustix::io::Errno::PIPE), "broken pipe");
     }
 }

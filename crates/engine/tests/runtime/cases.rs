@@ -674,7 +674,8 @@ async fn many_at_once(lab: Arc<Lab>) -> Result<()> {
         // Clock ticks of 10 ms of all children that it has waited for: helpers and containers.
         let stat = fs::read_to_string(format!("/proc/{shim}/stat"))?;
         let after_name = stat.rsplit(") ").next().unwrap_or_default();
-        let ticks: u32 = after_name.split(' ').skip(13).take(2).filter_map(|text| text.parse::<u32>().ok()).sum();
+        let ticks: u32 =
+            after_name.split(' ').skip(13).take(2).filter_map(|text| text.parse::<u32>().ok()).sum();
         let each = f64::from(ticks) * 10.0 / f64::from(u32::try_from(ALL)?);
         writeln!(std::io::stdout(), "     CPU for each, helpers and containers: {each:.1} ms")?;
     }

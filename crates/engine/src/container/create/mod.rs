@@ -38,6 +38,9 @@ impl Containers {
         request: CreateRequest,
     ) -> Result<CreateResponse> {
         let CreateRequest { mut config, mut host_config, networking_config } = request;
+        if config == ContainerConfig::default() {
+            return Err(Error::invalid("config cannot be empty in order to create a container"));
+        }
         // "default" is how clients of any system ask for this one's.
         let mut endpoints = networking_config.endpoints_config;
         if matches!(host_config.network_mode.as_str(), "" | "default") {

@@ -1,11 +1,12 @@
 use std::{error::Error as StdError, fmt};
 
 use reqwest::{Response, StatusCode};
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::{MAX_ERROR, auth, limited};
 use crate::{
-    error::{Error, Kind},
+    error::{Error, Kind, errno_text},
     image::reference::Reference,
     snapshot::Digest,
 };
@@ -25,12 +26,19 @@ pub(in crate::image) enum RegistryError {
     Mismatch { expected: Digest, got: Digest },
 }
 
-/// The reasons of an error without the error itself, which repeats the URL.
+/// The reasons of an error without the error itself, which repeats the URL; what the system says, in Go's
+/// words and without who passed it on.
 struct Reasons<'a>(&'a reqwest::Error);
 
 impl fmt::Display for Reasons<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(mut source) = StdError::source(self.0) else { return self.0.fmt(f) };
+        let reasons = std::iter::successors(Some(source), |&reason| reason.source());
+        let codes = reasons.filter_map(|reason| reason.downcast_ref::<std::io::Error>()?.raw_os_error());
+        if let Some(code) = codes.last() {
+            let doing = if self.0.is_connect() { "connect" } else { "read" };
+            return write!(f, "{doing}: {}", errno_text(Errno::from_raw_os_error(code)));
+        }
         loop {
             write!(f, "{source}")?;
             match source.source() {

@@ -27,9 +27,8 @@ use super::{
     program,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, errno_text},
     runtime::{
-        failure::errno_text,
         filter::Filter,
         in_root::Root,
         spec::capabilities,

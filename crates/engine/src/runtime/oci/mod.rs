@@ -35,13 +35,12 @@ use rustix::{
 use self::{console::Console, last_steps::LastSteps, messages::Messages};
 use super::{
     bundle::{Layout, read},
-    failure::errno_text,
     filter,
     in_root::Root,
     workload::Workload,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, errno_text},
     shim::protocol::{MAX_MESSAGE, Report, send},
 };
 

@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::runtime::failure::errno_text;
+use crate::error::errno_text;
 
 /// The file that `command` names, looked for in `search` (the value of `PATH`) if it has no slash. The
 /// calling process's effective user must be allowed to execute it.
