@@ -40,8 +40,7 @@ fn everything_is_there_after_stop_and_start(t: &Target) -> Outcome {
     t.ok(["tag", "busybox", "other:v1"])?;
     t.docker(["logs", "-f", &box_name]).spawn()?.wait_for("words")?;
     let list = || t.ok(["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.Labels}}"]);
-    let images = || t.ok(["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]);
-    let (containers_before, images_before) = (list()?, images()?);
+    let (containers_before, images_before) = (list()?, t.image_names()?);
     let engine_id = t.ok(["info", "--format", "{{.ID}}"])?;
 
     machine.ok(["stop"])?;
@@ -49,7 +48,7 @@ fn everything_is_there_after_stop_and_start(t: &Target) -> Outcome {
     machine.ok(["start"])?;
 
     ensure_eq!(list()?, containers_before);
-    ensure_eq!(images()?, images_before);
+    ensure_eq!(t.image_names()?, images_before);
     ensure_eq!(t.ok(["info", "--format", "{{.ID}}"])?, engine_id);
     ensure_eq!(t.inspect(&box_name)?["State"]["Status"], "exited");
     ensure_eq!(t.ok(["logs", &box_name])?, "words");

@@ -85,13 +85,12 @@ fn stopped_containers_and_images_are_kept(t: &Target) -> Outcome {
     t.fails(3, ["run", "--name", &exited, "busybox", "sh", "-c", "echo words; echo data > /file; exit 3"])?;
     t.ok(["tag", "busybox", &image])?;
     let list = || t.ok(["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.State}}"]);
-    let images = || t.ok(["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]);
-    let (containers_before, images_before) = (list()?, images()?);
+    let (containers_before, images_before) = (list()?, t.image_names()?);
     let inspect_before = t.inspect(&exited)?;
     t.crash()?;
     t.recover()?;
     ensure_eq!(list()?, containers_before);
-    ensure_eq!(images()?, images_before);
+    ensure_eq!(t.image_names()?, images_before);
     ensure_eq!(t.inspect(&exited)?["State"], inspect_before["State"]);
     ensure_eq!(t.ok(["logs", &exited])?, "words");
     ensure_eq!(t.ok(["start", "-a", &created])?, "yes");

@@ -56,6 +56,14 @@ impl Target {
         self.docker(args).output()?.text()
     }
 
+    /// Every image with its ID, sorted: the client itself lists an image's names in no order.
+    pub fn image_names(&self) -> Result<Vec<String>> {
+        let text = self.ok(["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"])?;
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        Ok(lines)
+    }
+
     /// `docker ARGS…`, which must end with `code`.
     pub fn fails<S: AsRef<std::ffi::OsStr>>(
         &self,

@@ -12,10 +12,11 @@
 //! All of them block: an idle machine process costs no CPU time.
 
 use std::{
-    fs, io,
+    fs::{self, Permissions},
+    io,
     io::Read,
     os::unix::{
-        fs::DirBuilderExt,
+        fs::{DirBuilderExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -251,7 +252,8 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// Removes what an owner that was killed left behind, and binds. The umask makes them private.
+    /// Removes what an owner that was killed left behind, and binds. They are their owner's alone: by the umask from their
+    /// first moment, and by their mode, which shows.
     fn bind(locked: &LockedHome) -> Result<Sockets> {
         let dir = locked.dir();
         for stale in [dir.control_socket(), dir.docker_socket(), dir.last_exit_file()] {
@@ -268,8 +270,11 @@ impl Sockets {
             .mode(0o700)
             .create(&runtime)
             .with_context(|| format!("cannot create {}", runtime.display()))?;
-        let bind = |path: &Path| {
-            UnixListener::bind(path).with_context(|| format!("cannot make the socket {}", path.display()))
+        let bind = |path: &Path| -> Result<UnixListener> {
+            let making = || format!("cannot make the socket {}", path.display());
+            let listener = UnixListener::bind(path).with_context(making)?;
+            fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(making)?;
+            Ok(listener)
         };
         Ok(Sockets { control: bind(&dir.control_socket())?, docker: bind(&dir.docker_socket())? })
     }

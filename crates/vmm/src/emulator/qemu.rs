@@ -27,6 +27,12 @@ pub(crate) const POWER_OFF_EXIT_CODE: i32 = 0x21;
 /// busy guest.
 const TRANSLATION_CACHE_MIB: u32 = 128;
 
+/// The frequency of QEMU's local APIC timer.
+const LAPIC_TIMER_KHZ: u32 = 1_000_000;
+
+/// The guest kernel's `CONFIG_HZ`.
+const TICKS_PER_SECOND: u64 = 100;
+
 /// A device of ours that QEMU only passes on: its type in QEMU's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -65,7 +71,8 @@ impl Board<'_> {
         arguments.flags(&["-no-user-config", "-nodefaults", "-no-reboot"]);
         arguments.option("-machine", "microvm,acpi=off,memory-backend=memory");
         arguments.option("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"));
-        arguments.option("-cpu", "max");
+        // A kernel that finds SVM spends 0.1 s on getting ready for machines in the machine.
+        arguments.option("-cpu", "max,-svm");
         arguments.option("-smp", self.cpus.to_string());
         arguments.option("-m", format!("{}M", self.memory_mib));
         // Shared, so that the devices' process can map it.
@@ -89,16 +96,23 @@ impl Board<'_> {
             );
         }
         arguments.option("-kernel", self.kernel);
-        // First, so that the caller's choice wins. A reset by triple fault is the only one this board knows, and by
-        // -no-reboot it ends QEMU; a panic shall end the machine as well, instead of halting it for ever.
-        let mut cmdline = "reboot=t panic=-1 ".to_owned();
-        if let Some(khz) = self.tsc_khz {
-            // Otherwise the guest measures its counter against an emulated timer, and on a busy host finds it useless:
-            // its clock then has steps of a tick, and 100 interrupts a second to the end of its days.
-            cmdline += &format!("tsc=reliable tsc_early_khz={khz} ");
-        }
-        arguments.option("-append", cmdline + self.cmdline);
+        arguments.option("-append", format!("{} {}", self.emulated_processor(), self.cmdline));
         arguments.0
+    }
+
+    /// What the kernel is told of a processor that it cannot measure. It stands first, so that the caller's choice wins.
+    fn emulated_processor(&self) -> String {
+        // By -no-reboot a reset ends QEMU, and a triple fault is the only one this board knows; a panic shall end the
+        // machine as well, instead of halting it for ever. An emulated processor does not speculate.
+        let mut parameters = "reboot=t panic=-1 mitigations=off".to_owned();
+        // Otherwise the guest measures its timer against another emulated one, and on a busy host finds it useless: then
+        // it has 100 interrupts a second to the end of its days.
+        parameters += &format!(" lapic_timer_khz={LAPIC_TIMER_KHZ}");
+        if let Some(khz) = self.tsc_khz {
+            // The same with its clock, which would have steps of a tick.
+            parameters += &format!(" tsc=reliable tsc_early_khz={khz} lpj={}", khz * 1000 / TICKS_PER_SECOND);
+        }
+        parameters
     }
 }
 
@@ -146,7 +160,11 @@ mod tests {
         );
         assert_eq!(devices[4], "vhost-user-rng,bus=virtio-mmio-bus.0,chardev=device0");
         assert_eq!(values("-chardev")[0], format!("socket,id=console,fd={number}"));
-        assert_eq!(values("-append"), ["reboot=t panic=-1 tsc=reliable tsc_early_khz=2600000 root=/dev/vda"]);
+        assert_eq!(
+            values("-append"),
+            ["reboot=t panic=-1 mitigations=off lapic_timer_khz=1000000 tsc=reliable tsc_early_khz=2600000 \
+              lpj=26000000 root=/dev/vda"]
+        );
         assert_eq!(values("-kernel"), ["/k,1"]);
     }
 
