@@ -74,7 +74,8 @@ fn shell_on_a_terminal(t: &Target) -> Outcome {
         shell.resize(41, 121)?;
         shell.write("stty size\n")?;
         Ok(shell.stdout().contains("41 121"))
-    })?;
+    })
+    .with_context(|| shell.stdout())?;
     shell.write("exit 3\n")?;
     shell.wait()?.expect_code(3)?;
     Ok(())
@@ -94,7 +95,9 @@ fn logs(t: &Target) -> Outcome {
     let machine = t.machine()?;
     ensure!(!machine.ok(["logs"])?.is_empty(), "the machine process has logged nothing");
     let console = machine.ok(["logs", "--console"])?;
-    ensure!(console.contains("Linux version"), "no kernel on the console: {console}");
+    ensure!(console.contains("is PID 1"), "nothing of the guest on the console: {console}");
+    let kernel = machine.ok(["shell", "--", "dmesg"])?;
+    ensure!(kernel.contains("Linux version"), "no kernel log: {kernel}");
     let follow = machine.coracle(["logs", "-f"]).spawn()?;
     follow.wait_until("it shows what there is", |stdout, _| !stdout.is_empty())?;
     drop(follow);

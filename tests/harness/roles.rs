@@ -23,7 +23,7 @@ pub(crate) const WITH_TERMINAL: &str = "--with-terminal";
 pub(crate) const HOLDER: &str = "--role=holder";
 /// PID 1 of the namespaces; ends, and with it everything in them, when standard input ends.
 const INIT: &str = "--role=init";
-/// `… PID -- PROGRAM ARG…`: runs the program in the namespaces of a process.
+/// `… PID [--with-terminal] -- PROGRAM ARG…`: runs the program in the namespaces of a process.
 pub(crate) const ENTER: &str = "--role=enter";
 
 /// What [`INIT`] prints when the namespaces are ready.
@@ -66,12 +66,18 @@ fn split(args: &[OsString]) -> Result<(&[OsString], &OsStr, &[OsString])> {
 fn exec(args: &[OsString]) -> Result<ExitStatus> {
     let (options, program, args) = split(args)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("binding to the parent")?;
+    take_terminal(options)?;
+    let error = Command::new(program).args(args).exec();
+    Err(error).with_context(|| format!("executing {}", program.display()))
+}
+
+/// Takes standard input as this process's terminal, and its children's, if the options say so.
+fn take_terminal(options: &[OsString]) -> Result<()> {
     if options.iter().any(|option| option == WITH_TERMINAL) {
         rustix::process::setsid().context("beginning a session")?;
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).context("taking the terminal")?;
     }
-    let error = Command::new(program).args(args).exec();
-    Err(error).with_context(|| format!("executing {}", program.display()))
+    Ok(())
 }
 
 fn hold() -> Result<ExitStatus> {
@@ -122,6 +128,7 @@ fn init() -> Result<ExitStatus> {
 
 fn enter(args: &[OsString]) -> Result<ExitStatus> {
     let (options, program, args) = split(args)?;
+    take_terminal(options)?;
     let pid = options.first().and_then(|pid| pid.to_str()?.parse().ok()).and_then(Pid::from_raw);
     let target = rustix::process::pidfd_open(pid.context("no pid")?, PidfdFlags::empty())
         .context("the namespace's first process is gone")?;
