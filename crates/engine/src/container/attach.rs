@@ -1,6 +1,6 @@
 //! `attach`: a client on a process's standard streams.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -82,6 +82,10 @@ impl Containers {
     }
 }
 
+/// How long the answer's head is on its way alone before output that was there already follows it. Docker needs
+/// about as long to open a log, and clients have come to depend on it: docker-py is one.
+const HEAD_START: Duration = Duration::from_millis(5);
+
 impl Attachment {
     /// Whether the client gets a terminal's bytes, without headers.
     pub(crate) fn is_raw(&self) -> bool {
@@ -92,6 +96,8 @@ impl Attachment {
     pub(crate) async fn run(self, connection: impl AsyncRead + AsyncWrite + Send) {
         let (input, mut output) = tokio::io::split(connection);
         if let Some((log, end)) = self.past {
+            // Clients that read the answer's head through a buffer lose what arrives together with it.
+            tokio::time::sleep(HEAD_START).await;
             let query = LogQuery {
                 stdout: self.request.stdout,
                 stderr: self.request.stderr,
