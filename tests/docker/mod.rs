@@ -1,7 +1,10 @@
 use tests::case::Case;
 
 mod attach;
+mod changes;
+mod commit;
 mod containers;
+mod copy;
 mod events;
 mod exec;
 mod images;
@@ -16,7 +19,10 @@ mod system;
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
         ("attach", attach::cases()),
+        ("changes", changes::cases()),
+        ("commit", commit::cases()),
         ("containers", containers::cases()),
+        ("copy", copy::cases()),
         ("events", events::cases()),
         ("exec", exec::cases()),
         ("images", images::cases()),

@@ -48,12 +48,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/containers/{name}/wait", post(wait))
         .route("/containers/{name}/attach", post(attach))
         .route("/containers/{name}/attach/ws", get(attach_by_websocket))
-        .route("/containers/{name}/changes", get(changes))
-        .route("/containers/{name}/export", get(export))
         .route("/containers/{name}/stats", get(stats))
-        .route("/containers/{name}/archive", get(archive).put(archive))
         .route("/containers/{name}/checkpoints", get(checkpoints).post(checkpoints))
-        .route("/commit", post(commit))
 }
 
 /// Runs what changes something to its end, even if the client leaves before.
@@ -297,24 +293,8 @@ async fn attach_by_websocket() -> Error {
     Error::not_implemented("attaching by websocket is not implemented yet")
 }
 
-async fn changes() -> Error {
-    Error::not_implemented("docker diff is not implemented yet")
-}
-
-async fn export() -> Error {
-    Error::not_implemented("docker export is not implemented yet")
-}
-
 async fn stats() -> Error {
     Error::not_implemented("docker stats is not implemented yet")
-}
-
-async fn archive() -> Error {
-    Error::not_implemented("docker cp is not implemented yet")
-}
-
-async fn commit() -> Error {
-    Error::not_implemented("docker commit is not implemented yet")
 }
 
 async fn checkpoints() -> Error {

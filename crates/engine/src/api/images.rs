@@ -219,7 +219,7 @@ async fn delete(
 }
 
 /// A request's body for work on a thread that may block.
-fn blocking(body: Body) -> impl io::Read + Send + 'static {
+pub(super) fn blocking(body: Body) -> impl io::Read + Send + 'static {
     let stream = body.into_data_stream().map_err(io::Error::other);
     SyncIoBridge::new(StreamReader::new(stream))
 }

@@ -9,6 +9,8 @@ mod containers;
 mod error;
 /// `/exec`.
 mod exec;
+/// `/containers/{name}/{archive,changes,export}`, `/commit`.
+mod files;
 /// The filters of list routes: `?filters={"label":["a=b"]}`.
 pub mod filters;
 /// Connections taken over from HTTP: attach and exec.
@@ -45,6 +47,7 @@ fn routes() -> Router<Shared> {
         .merge(system::routes())
         .merge(images::routes())
         .merge(containers::routes())
+        .merge(files::routes())
         .merge(exec::routes())
         .merge(networks::routes())
         .merge(unsupported::routes())

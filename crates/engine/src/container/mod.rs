@@ -4,11 +4,18 @@
 //! state itself is a watch value, so that waiting for a change is waiting for the value.
 
 mod attach;
+/// `diff` and `export`.
+mod changes;
+mod commit;
+/// `docker cp`.
+mod copy;
 mod create;
 mod detach_keys;
 mod etc_files;
 mod exec;
 mod exit;
+/// A container's root as files are copied from and to it.
+mod files;
 mod health;
 mod health_check;
 mod inspect;
@@ -53,6 +60,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 pub(crate) use attach::AttachRequest;
+pub(crate) use commit::Commit;
+pub(crate) use copy::Extract;
 pub(crate) use detach_keys::DetachKeys;
 pub(crate) use exec::ExecStart;
 pub(crate) use list::{LIST_FILTERS, ListQuery};
@@ -132,6 +141,9 @@ pub(crate) struct Container {
     restart_cancelled: Notify,
     /// Its execs that have not ended.
     execs: Mutex<BTreeSet<String>>,
+    /// Held shared while its root may be mounted for somebody to copy files, and alone while it is
+    /// mounted to run: never are both at once, unless they are one mount.
+    views: Arc<tokio::sync::RwLock<()>>,
     /// Ends the health checks of this run.
     health_check: Mutex<Option<tokio_util::sync::CancellationToken>>,
 }
@@ -281,6 +293,7 @@ impl Container {
             restart_cancelled: Notify::new(),
             execs: Mutex::default(),
             health_check: Mutex::default(),
+            views: Arc::default(),
         }))
     }
 

@@ -69,7 +69,10 @@ impl Containers {
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
         let record = container.record();
         let (containers, target) = (self.clone(), container.clone());
-        let spec = super::blocking(move || containers.prepare(&target)).await?;
+        let spec = {
+            let _no_copies = container.views.write().await;
+            super::blocking(move || containers.prepare(&target)).await?
+        };
         if let Some(log) = &container.log {
             log.begin().context(|| format!("write {}", log.path().display()))?;
         }

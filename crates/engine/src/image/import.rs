@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The engine version that images made here say they are from.
-const DOCKER_VERSION: &str = "28.5.2";
+pub(super) const DOCKER_VERSION: &str = "28.5.2";
 
 /// `POST /images/create?fromSrc=…`.
 #[derive(Debug, Clone, Default)]
@@ -61,16 +61,7 @@ impl Images {
         body: impl Read + Send + 'static,
         progress: &Progress,
     ) -> Result<()> {
-        let reference = match import.repository.as_str() {
-            "" => None,
-            repository => {
-                let reference = Reference::parse_with_tag(repository, &import.tag)?;
-                if reference.digest().is_some() {
-                    return Err(Error::invalid("cannot import digest reference"));
-                }
-                Some(reference.or_latest())
-            }
-        };
+        let reference = new_name(&import.repository, &import.tag)?;
         let platform = import.platform.clone().unwrap_or_else(Platform::host);
         if platform.os() != "linux" {
             return Err(Error::invalid("operating system is not supported"));
@@ -185,6 +176,21 @@ impl Images {
         copy(&mut plain, &mut hasher).context(|| "decompress the archive".to_owned())?;
         Ok(((staged, blob), hasher.0.finish()))
     }
+}
+
+/// The name for an image that is made here, if it is to have one.
+///
+/// # Errors
+/// What is no name, or one with a digest.
+pub(super) fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>> {
+    if repository.is_empty() {
+        return Ok(None);
+    }
+    let reference = Reference::parse_with_tag(repository, tag)?;
+    if reference.digest().is_some() {
+        return Err(Error::invalid("cannot import digest reference"));
+    }
+    Ok(Some(reference.or_latest()))
 }
 
 struct HashWriter(Sha256);

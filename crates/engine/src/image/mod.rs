@@ -11,6 +11,8 @@
 mod blobs;
 /// `CMD …`, `ENV …`: changes to a configuration, as `import` takes them.
 mod changes;
+/// `POST /commit`.
+mod commit;
 /// Image configurations and manifests (OCI image specification).
 mod config;
 /// `GET /images/{name}/history`.
@@ -49,6 +51,7 @@ mod tag;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use commit::NewImage;
 pub(crate) use import::Import;
 pub(crate) use list::ListOptions;
 pub(crate) use platform::Platform;

@@ -4,9 +4,8 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use serde::Serialize;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::{
     Image, Images,
@@ -17,15 +16,8 @@ use super::{
 };
 use crate::{
     error::{Context, Result},
-    snapshot::{Blob, Digest, Hold},
+    snapshot::{ArchiveStream, Blob, Digest, Hold, Outgoing},
 };
-
-/// Bytes handed at once to the connection, and how many of these may wait.
-const CHUNK: usize = 256 << 10;
-const CHUNKS: usize = 4;
-
-/// An archive on its way to a client.
-pub(crate) type ArchiveStream = mpsc::Receiver<io::Result<Bytes>>;
 
 /// Layers and blobs that are being read.
 type Holds = Vec<(Hold, BlobHold)>;
@@ -81,13 +73,12 @@ impl Images {
     pub(crate) async fn save(&self, names: &[String]) -> Result<ArchiveStream> {
         let asked = self.asked(names)?;
         let images = self.clone();
-        let (sender, receiver) = mpsc::channel(CHUNKS);
         let ready =
             spawn_blocking(move || images.ready(asked)).await.context(|| "save images".to_owned())??;
         let images = self.clone();
+        let (mut writer, receiver) = Outgoing::new();
         spawn_blocking(move || {
             let (saved, _holds) = ready;
-            let mut writer = ChunkWriter { sender, chunk: Vec::new() };
             match images.write_archive(&saved, &mut writer) {
                 Ok(()) => {
                     for Saved { asked, .. } in &saved {
@@ -96,9 +87,7 @@ impl Images {
                     }
                 }
                 // The client left, or sees that the archive ends early.
-                Err(error) => {
-                    let _ = writer.sender.blocking_send(Err(error));
-                }
+                Err(error) => writer.fail(error),
             }
         });
         Ok(receiver)
@@ -204,7 +193,7 @@ impl Images {
         Ok((manifest, OCI_MANIFEST.to_owned(), content))
     }
 
-    fn write_archive(&self, saved: &[Saved], writer: &mut ChunkWriter) -> io::Result<()> {
+    fn write_archive(&self, saved: &[Saved], writer: &mut Outgoing) -> io::Result<()> {
         let mut archive = tar::Builder::new(writer);
         for directory in ["blobs/", "blobs/sha256/"] {
             let mut header = header(directory, 0, 0o755)?;
@@ -304,29 +293,4 @@ fn header(name: &str, size: u64, mode: u32) -> io::Result<tar::Header> {
 
 fn append(archive: &mut tar::Builder<impl Write>, name: &str, content: &[u8]) -> io::Result<()> {
     archive.append(&header(name, content.len() as u64, 0o644)?, content)
-}
-
-/// Collects bytes into chunks for the connection.
-struct ChunkWriter {
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    chunk: Vec<u8>,
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.chunk.extend_from_slice(bytes);
-        if self.chunk.len() >= CHUNK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK * 2));
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.sender.blocking_send(Ok(chunk.into())).map_err(gone)
-    }
 }

@@ -119,15 +119,32 @@ impl Images {
         manifest: Option<Blob>,
         references: &[Reference],
     ) -> Result<Arc<Image>> {
+        let add = |record: &mut Record| {
+            if let Some(manifest) = manifest
+                && !record.manifests.contains(&manifest)
+            {
+                record.manifests.push(manifest);
+            }
+        };
+        self.commit_record(digest, add, references)
+    }
+
+    /// The same for an image that was built here on top of `parent`.
+    pub(super) fn commit_child(&self, digest: Digest, parent: Digest) -> Result<Arc<Image>> {
+        self.commit_record(digest, |record| record.parent = Some(parent), &[])
+    }
+
+    fn commit_record(
+        &self,
+        digest: Digest,
+        change: impl FnOnce(&mut Record),
+        references: &[Reference],
+    ) -> Result<Arc<Image>> {
         let inner = &self.0;
         let _one_at_a_time = self.changing();
         let before = self.state().images.get(&digest).cloned();
         let mut record = before.as_ref().map(|image| image.record.clone()).unwrap_or_default();
-        if let Some(manifest) = manifest
-            && !record.manifests.contains(&manifest)
-        {
-            record.manifests.push(manifest);
-        }
+        change(&mut record);
         let image = match before {
             Some(image) if image.record == record => image,
             _ => {

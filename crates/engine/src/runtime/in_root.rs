@@ -1,19 +1,27 @@
 //! Paths that an image decides on, resolved as if its root were `/`: no link leads out of it.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Component, Path},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat},
     io::Errno,
 };
 
 /// The largest file read from an image.
 const MAX_FILE: u64 = 1 << 20;
+/// How many links are followed in one path, as in Docker.
+const MAX_LINKS: usize = 255;
+/// Longest path that Linux takes, in bytes.
+const MAX_PATH: usize = 4096;
 /// A lookup may be disturbed by renames; the kernel wants it repeated then.
 const ATTEMPTS: usize = 128;
 
@@ -27,7 +35,8 @@ impl Root {
         Ok(Self(openat(CWD, path, flags, Mode::empty())?))
     }
 
-    fn open_at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    /// Opens `path`; the last component is followed unless `flags` say otherwise.
+    pub(crate) fn open_at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let mut result = Err(Errno::AGAIN);
         for _ in 0..ATTEMPTS {
@@ -37,6 +46,59 @@ impl Root {
             }
         }
         result
+    }
+
+    /// Where `path` leads when all links are followed: absolute, clean, and without links as long as
+    /// nobody changes them. What does not exist counts as a name.
+    ///
+    /// # Errors
+    /// More links than the kernel follows.
+    pub(crate) fn follow(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut reached = PathBuf::from("/");
+        let mut left = path.to_owned();
+        for _ in 0..=MAX_LINKS {
+            let mut link = None;
+            let mut components = left.components();
+            while let Some(component) = components.next() {
+                match component {
+                    Component::Normal(name) => {
+                        reached.push(name);
+                        if let Some(target) = self.read_link(&reached)? {
+                            reached.pop();
+                            link = Some(target.join(components.as_path()));
+                            break;
+                        }
+                    }
+                    Component::ParentDir => {
+                        reached.pop();
+                    }
+                    Component::RootDir => reached = PathBuf::from("/"),
+                    Component::CurDir | Component::Prefix(_) => {}
+                }
+            }
+            match link {
+                None => return Ok(reached),
+                Some(link) => left = link,
+            }
+            if left.as_os_str().len() > MAX_PATH {
+                return Err(Errno::NAMETOOLONG.into());
+            }
+        }
+        Err(Errno::LOOP.into())
+    }
+
+    /// What the link at `path` says; `None` when there is no link.
+    fn read_link(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let item = match self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(item) => item,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if FileType::from_raw_mode(fstat(&item)?.st_mode) != FileType::Symlink {
+            return Ok(None);
+        }
+        let target = readlinkat(&item, c"", Vec::new())?;
+        Ok(Some(OsString::from_vec(target.into_bytes()).into()))
     }
 
     /// What `path` is, links followed; `None` when there is nothing.
@@ -65,7 +127,7 @@ impl Root {
 
     /// Makes the directory `path` and those above it, as far as they are missing.
     pub(crate) fn create_directories(&self, path: &Path) -> io::Result<()> {
-        let mut below = std::path::PathBuf::from("/");
+        let mut below = PathBuf::from("/");
         for part in path.components() {
             match part {
                 Component::Normal(name) => {
@@ -88,6 +150,27 @@ impl Root {
         // A link at the end that leads nowhere, or a file.
         self.open_at(&below, OFlags::PATH | OFlags::DIRECTORY)?;
         Ok(())
+    }
+}
+
+impl Root {
+    /// Makes an empty file, and the directories above it as far as they are missing.
+    pub(crate) fn create_file(&self, path: &Path) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::ISDIR.into());
+        };
+        self.create_directories(parent)?;
+        let parent = self.open_at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&parent, name, flags, Mode::from_raw_mode(0o755))?;
+        Ok(())
+    }
+}
+
+impl From<OwnedFd> for Root {
+    /// The root that `directory` is open at.
+    fn from(directory: OwnedFd) -> Self {
+        Self(directory)
     }
 }
 
@@ -126,6 +209,24 @@ mod tests {
         assert!(path.join("srv/b").is_dir());
         assert_eq!(root.file_type(Path::new("/etc/group")).unwrap(), Some(FileType::RegularFile));
         assert!(root.create_directories(Path::new("/etc/group")).is_err());
+    }
+
+    #[test]
+    fn paths_are_followed_to_where_they_lead() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        std::fs::create_dir_all(path.join("run/lock")).unwrap();
+        std::fs::create_dir(path.join("var")).unwrap();
+        symlink("/run", path.join("var/run")).unwrap();
+        symlink("../../../var/./run/none/../lock", path.join("lock")).unwrap();
+        symlink("loop", path.join("loop")).unwrap();
+        let root = Root::open(path).unwrap();
+        let follow = |path: &str| root.follow(Path::new(path)).unwrap();
+        assert_eq!(follow("/var/run/lock"), Path::new("/run/lock"));
+        assert_eq!(follow("lock/x/y"), Path::new("/run/lock/x/y"));
+        assert_eq!(follow("/../.."), Path::new("/"));
+        assert_eq!(follow("/none/of/this"), Path::new("/none/of/this"));
+        assert!(root.follow(Path::new("/loop/x")).is_err());
     }
 
     #[test]

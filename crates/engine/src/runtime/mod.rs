@@ -12,7 +12,7 @@ mod connection;
 mod failure;
 mod filter;
 /// Paths inside a container's root file system.
-mod in_root;
+pub(crate) mod in_root;
 /// What runs as `/sbin/docker-init` in a container started with `--init`.
 pub mod init;
 mod input;

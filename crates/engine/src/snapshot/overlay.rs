@@ -2,7 +2,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,8 +25,10 @@ use serde::{Deserialize, Serialize};
 use wire::docker::container::GraphDriver;
 
 use super::{
+    diff::{Change, Diff},
     layers::{LayerId, Layers, copy_root_attributes},
     tree,
+    view::View,
 };
 use crate::{
     error::{Context, Error, Kind, Result},
@@ -173,13 +178,93 @@ impl Snapshots {
         if prepared().context(|| format!("prepare {}", target.display()))? {
             return Ok(target);
         }
-        let mut lower: Vec<PathBuf> = layers.iter().rev().map(|layer| inner.layers.path(*layer)).collect();
-        if lower.is_empty() {
-            lower.push(inner.directory.join(".empty"));
-        }
-        let overlay = Overlay { lower, upper: self.upper(id), work: inner.directory.join(id).join("work") };
-        overlay.mount(&target).context(|| format!("mount the root of the container {id}"))?;
+        self.overlay(id, layers).mount(&target).context(|| format!("mount the root of the container {id}"))?;
         Ok(target)
+    }
+
+    /// The root of a container whose image has `layers`.
+    fn overlay(&self, id: &str, layers: &[LayerId]) -> Overlay {
+        let mut lower = self.lower(layers);
+        if lower.is_empty() {
+            lower.push(self.0.directory.join(".empty"));
+        }
+        let upper = Upper { directory: self.upper(id), work: self.0.directory.join(id).join("work") };
+        Overlay { lower, upper: Some(upper) }
+    }
+
+    /// Where layers are, topmost first.
+    fn lower(&self, layers: &[LayerId]) -> Vec<PathBuf> {
+        layers.iter().rev().map(|layer| self.0.layers.path(*layer)).collect()
+    }
+
+    /// The container's root as it is mounted, or would be, with what `inside` mounts in it; nobody else
+    /// sees these mounts. The root MUST NOT be mounted elsewhere while a view of one that is not lasts.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// No such snapshot, those of `inside`, and what the kernel refuses.
+    pub(crate) fn view(
+        &self,
+        id: &str,
+        inside: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send,
+    ) -> Result<View> {
+        let layers = self.layers_of(id)?;
+        View::of_mounts(|| {
+            let mut path = self.0.mounts.join(id);
+            if !is_mounted(&path).unwrap_or(false) {
+                path = self.0.directory.join(".empty");
+                let overlay = self.overlay(id, &layers);
+                overlay.mount(&path).context(|| format!("mount the root of the container {id}"))?;
+            }
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = open(&path, flags, Mode::empty()).context(|| format!("open {}", path.display()))?;
+            inside(root.as_fd())?;
+            Ok(path)
+        })
+    }
+
+    /// The root of the container's image, not to be written to. Blocks.
+    fn image_view(&self, id: &str) -> Result<View> {
+        let layers = self.layers_of(id)?;
+        let lower = self.lower(&layers);
+        let empty = self.0.directory.join(".empty");
+        match lower.as_slice() {
+            [] => View::of_directory(&empty),
+            [one] => View::of_directory(one),
+            _ => View::of_mounts(|| {
+                let overlay = Overlay { lower, upper: None };
+                overlay.mount(&empty).context(|| format!("mount the image of the container {id}"))?;
+                Ok(empty)
+            }),
+        }
+    }
+
+    /// What the container changed: absolute paths, each directory before what is in it. Blocks.
+    ///
+    /// # Errors
+    /// No such snapshot; files that cannot be read; more changes than fit in memory.
+    pub(crate) fn changes(&self, id: &str) -> Result<Vec<(Vec<u8>, Change)>> {
+        self.diff(id, |diff| diff.changes())
+    }
+
+    /// Writes what the container changed as a layer on top of its image's; returns whether that is
+    /// anything. Blocks.
+    ///
+    /// # Errors
+    /// No such snapshot; files that cannot be read; `sink` cannot be written.
+    pub(crate) fn write_layer(&self, id: &str, sink: impl Write) -> Result<bool> {
+        self.diff(id, |diff| diff.write_layer(sink))
+    }
+
+    fn diff<T>(&self, id: &str, run: impl FnOnce(&Diff<'_>) -> io::Result<T>) -> Result<T> {
+        let image = self.image_view(id)?;
+        let upper = View::of_directory(&self.upper(id))?;
+        let diff = Diff { upper: upper.root(), image: image.root() };
+        run(&diff).context(|| format!("look for what the container {id} changed"))
+    }
+
+    fn layers_of(&self, id: &str) -> Result<Vec<LayerId>> {
+        self.known().get(id).cloned().ok_or_else(|| no_snapshot(id))
     }
 
     /// Unmounts the container's root, if it is mounted. Processes that still use it keep it alive.
@@ -299,7 +384,12 @@ impl Inner {
 struct Overlay {
     /// Topmost first.
     lower: Vec<PathBuf>,
-    upper: PathBuf,
+    /// None for what is only read.
+    upper: Option<Upper>,
+}
+
+struct Upper {
+    directory: PathBuf,
     work: PathBuf,
 }
 
@@ -322,8 +412,10 @@ impl Overlay {
             }
             fsconfig_set_string(&context, "lowerdir+", lower)?;
         }
-        fsconfig_set_string(&context, "upperdir", &self.upper)?;
-        fsconfig_set_string(&context, "workdir", &self.work)?;
+        if let Some(upper) = &self.upper {
+            fsconfig_set_string(&context, "upperdir", &upper.directory)?;
+            fsconfig_set_string(&context, "workdir", &upper.work)?;
+        }
         for (name, value) in OPTIONS {
             fsconfig_set_string(&context, name, value)?;
         }
@@ -338,12 +430,16 @@ impl Overlay {
             Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
         };
         let lower = self.lower.iter().map(opened).collect::<io::Result<Vec<_>>>()?;
-        let (upper, work) = (opened(&self.upper)?, opened(&self.work)?);
-        let name =
-            |fd: &std::os::fd::OwnedFd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-        let lower: Vec<String> = lower.iter().map(name).collect();
-        let mut data =
-            format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), name(&upper), name(&work));
+        let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let names: Vec<String> = lower.iter().map(name).collect();
+        let mut data = format!("lowerdir={}", names.join(":"));
+        let upper = match &self.upper {
+            Some(upper) => Some((opened(&upper.directory)?, opened(&upper.work)?)),
+            None => None,
+        };
+        if let Some((upper, work)) = &upper {
+            data.push_str(&format!(",upperdir={},workdir={}", name(upper), name(work)));
+        }
         for (name, value) in OPTIONS {
             data.push_str(&format!(",{name}={value}"));
         }
@@ -522,8 +618,7 @@ mod tests {
             }
             let overlay = Overlay {
                 lower: chain.iter().map(|id| layers.path(*id)).collect(),
-                upper: root.path().join("upper"),
-                work: root.path().join("work"),
+                upper: Some(Upper { directory: root.path().join("upper"), work: root.path().join("work") }),
             };
             overlay.mount_at_once(&target).unwrap();
             assert_eq!(fs::read_dir(&target).unwrap().count(), 130);

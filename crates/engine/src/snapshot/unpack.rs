@@ -4,18 +4,26 @@
 //! Every path is resolved by the kernel with the layer's directory as its root (`openat2`,
 //! `RESOLVE_IN_ROOT`), as if the archive were unpacked in a chroot: neither `..` nor a link of the archive
 //! reaches anything outside. The last component is never followed.
+//!
+//! The same archive can be copied into a container's live root instead ([`copy_into`]): without whiteouts,
+//! over what is there.
 
 use std::{
     collections::VecDeque,
+    ffi::OsString,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::PathBuf,
     rc::Rc,
 };
 
 use rustix::{
     fs::{
         AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
-        XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, lgetxattr, linkat,
+        XattrFlags, chmod, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, lgetxattr, linkat,
         llistxattr, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, statat, symlinkat,
         unlinkat, utimensat,
     },
@@ -25,20 +33,23 @@ use rustix::{
 use super::{
     tar::{self, Entry, Kind, Time},
     tree,
+    walk::join,
 };
 
 /// Prefix of a file that says what a layer removes.
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 /// Prefix of AUFS's own bookkeeping, which Docker skips.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// Says that a directory hides all that lower layers have in it.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 
 /// How many directories are kept open: archives list what belongs together in one place.
 const OPEN_DIRECTORIES: usize = 32;
 /// Bytes of memory that directories waiting for their times may take: about a million of them.
 const MAX_DIRECTORY_BYTES: usize = 64 << 20;
+/// How often a lookup that was disturbed is repeated.
+const ATTEMPTS: usize = 128;
 /// Bytes copied at once.
 const BUFFER: usize = 256 << 10;
 
@@ -51,6 +62,12 @@ pub(crate) enum Error {
     Outside { path: String },
     #[error("invalid whiteout {path:?}")]
     Whiteout { path: String },
+    #[error("{path:?} is outside of {destination:?}")]
+    Breakout { path: String, destination: String },
+    #[error("cannot overwrite directory {path:?} with non-directory {destination:?}")]
+    OverDirectory { path: String, destination: String },
+    #[error("cannot overwrite non-directory {path:?} with directory {destination:?}")]
+    OverNonDirectory { path: String, destination: String },
     #[error("unhandled tar header type {flag}")]
     Unhandled { flag: u8 },
     #[error("the layer has too many directories")]
@@ -75,30 +92,44 @@ pub(crate) fn unpack(
     spare: &OwnedFd,
     lower: &[OwnedFd],
 ) -> Result<u64, Error> {
-    let mut unpacker = Unpacker {
-        root,
-        spare,
-        lower,
-        open: VecDeque::with_capacity(OPEN_DIRECTORIES),
-        directories: Vec::new(),
-        directory_bytes: 0,
-        replaced: 0,
-        size: 0,
-        room: tree::Room::default(),
-        buffer: vec![0; BUFFER],
-    };
-    let mut archive = tar::Reader::new(archive);
-    while let Some(entry) = archive.next()? {
-        unpacker.apply(&entry, &mut archive)?;
-    }
-    archive.drain()?;
-    unpacker.finish()
+    Unpacker::new(root, Purpose::Layer { spare, lower }).run(archive)
+}
+
+/// Where and how an archive is copied into a container's root.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CopyInto {
+    /// A directory, as a path from the container's root without links.
+    pub(crate) destination: Vec<u8>,
+    /// A directory is not replaced by something else, nor the other way round.
+    pub(crate) keep_kinds: bool,
+    /// User and group of everything, instead of what the archive says.
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+/// Copies what is in `archive` over what is in `root`, a container's root directory that others may be
+/// changing at the same time.
+///
+/// # Errors
+/// What was copied before stays.
+pub(crate) fn copy_into(archive: impl Read, root: &OwnedFd, how: &CopyInto) -> Result<(), Error> {
+    Unpacker::new(root, Purpose::Copy(how)).run(archive).map(drop)
+}
+
+/// What the archive becomes.
+#[derive(Debug, Clone, Copy)]
+enum Purpose<'a> {
+    Layer {
+        /// An empty directory on the same file system, for what is replaced.
+        spare: &'a OwnedFd,
+        /// The layers below, topmost first.
+        lower: &'a [OwnedFd],
+    },
+    Copy(&'a CopyInto),
 }
 
 struct Unpacker<'a> {
     root: &'a OwnedFd,
-    spare: &'a OwnedFd,
-    lower: &'a [OwnedFd],
+    purpose: Purpose<'a>,
     /// The directories used last, the latest first.
     open: VecDeque<(Vec<u8>, Rc<OwnedFd>)>,
     /// Directories get their times at the end: making something in them changes these.
@@ -111,8 +142,34 @@ struct Unpacker<'a> {
     buffer: Vec<u8>,
 }
 
-impl Unpacker<'_> {
-    fn apply<R: Read>(&mut self, entry: &Entry, content: &mut tar::Reader<R>) -> Result<(), Error> {
+impl<'a> Unpacker<'a> {
+    fn new(root: &'a OwnedFd, purpose: Purpose<'a>) -> Self {
+        Self {
+            root,
+            purpose,
+            open: VecDeque::with_capacity(OPEN_DIRECTORIES),
+            directories: Vec::new(),
+            directory_bytes: 0,
+            replaced: 0,
+            size: 0,
+            room: tree::Room::default(),
+            buffer: vec![0; BUFFER],
+        }
+    }
+
+    fn run(mut self, archive: impl Read) -> Result<u64, Error> {
+        let mut archive = tar::Reader::new(archive);
+        while let Some(mut entry) = archive.next()? {
+            match self.purpose {
+                Purpose::Layer { .. } => self.apply_to_layer(&entry, &mut archive)?,
+                Purpose::Copy(how) => self.copy_one(how, &mut entry, &mut archive)?,
+            }
+        }
+        archive.drain()?;
+        self.finish()
+    }
+
+    fn apply_to_layer<R: Read>(&mut self, entry: &Entry, content: &mut tar::Reader<R>) -> Result<(), Error> {
         let path = clean(&entry.path)?;
         let (parent, name) = split(&path);
         if name.is_empty() {
@@ -124,11 +181,69 @@ impl Unpacker<'_> {
         if name.starts_with(WHITEOUT_META) {
             return Ok(());
         }
-        let directory = self.directory(parent)?;
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            let directory = self.directory(parent)?;
             return self.whiteout(entry, &directory, hidden);
         }
-        let said = |doing, source: Errno| failed(doing, &entry.path, source);
+        self.apply(entry, &path, content)
+    }
+
+    /// Copies an entry below the destination.
+    fn copy_one<R: Read>(
+        &mut self,
+        how: &CopyInto,
+        entry: &mut Entry,
+        content: &mut tar::Reader<R>,
+    ) -> Result<(), Error> {
+        let destination = || format!("/{}", shown(&how.destination));
+        let below = |path: &[u8]| -> Result<Vec<u8>, Error> {
+            let outside = |_| Error::Breakout { path: shown(path), destination: destination() };
+            let path = clean(path).map_err(outside)?;
+            Ok(join(&how.destination, &path))
+        };
+        let path = below(&entry.path)?;
+        if path == how.destination {
+            return Ok(());
+        }
+        if entry.kind == Kind::HardLink {
+            entry.link = below(&entry.link)?;
+        }
+        if let Some((uid, gid)) = how.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        let (parent, name) = split(&path);
+        let directory = self.directory(parent)?;
+        match statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let was_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                let is_directory = entry.kind == Kind::Directory;
+                if how.keep_kinds && was_directory != is_directory {
+                    let (path, destination) = (format!("/{}", shown(&path)), destination());
+                    return Err(match was_directory {
+                        true => Error::OverDirectory { path, destination },
+                        false => Error::OverNonDirectory { path, destination },
+                    });
+                }
+                if !(was_directory && is_directory) {
+                    self.set_aside(&directory, name).map_err(|error| failed("replace", &path, error))?;
+                }
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(failed("look at", &path, error)),
+        }
+        self.apply(entry, &path, content)
+    }
+
+    /// Makes what `entry` says at `path`, which is clean and not the root.
+    fn apply<R: Read>(
+        &mut self,
+        entry: &Entry,
+        path: &[u8],
+        content: &mut tar::Reader<R>,
+    ) -> Result<(), Error> {
+        let (parent, name) = split(path);
+        let directory = self.directory(parent)?;
+        let said = |doing, source: Errno| failed(doing, path, source);
         match &entry.kind {
             Kind::File => {
                 let file = self.make(&directory, name, |directory, name| {
@@ -151,7 +266,7 @@ impl Unpacker<'_> {
                     },
                     result => result.map_err(|error| said("create", error))?,
                 }
-                self.remember_time(&path, entry.mtime)?;
+                self.remember_time(path, entry.mtime)?;
             }
             Kind::Symlink => {
                 self.make(&directory, name, |directory, name| symlinkat(&entry.link[..], directory, name))
@@ -226,8 +341,10 @@ impl Unpacker<'_> {
     fn replace_by_directory(&mut self, directory: &OwnedFd, name: &[u8], before: Found) -> Result<(), Errno> {
         self.set_aside(directory, name)?;
         mkdirat(directory, name, Mode::from_raw_mode(0o755))?;
-        match before {
-            Found::Whiteout => set_attribute(directory, name, OPAQUE_ATTRIBUTE.as_bytes(), b"y"),
+        match (before, self.purpose) {
+            (Found::Whiteout, Purpose::Layer { .. }) => {
+                set_attribute(directory, name, OPAQUE_ATTRIBUTE.as_bytes(), b"y")
+            }
             _ => Ok(()),
         }
     }
@@ -255,12 +372,16 @@ impl Unpacker<'_> {
         self.replaced += 1;
         // It may have been a directory on the way to others.
         self.open.clear();
-        match unlinkat(directory, name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => {
+        match (unlinkat(directory, name, AtFlags::empty()), self.purpose) {
+            (Err(Errno::ISDIR | Errno::PERM), Purpose::Layer { spare, .. }) => {
                 let aside = format!("{}", self.replaced);
-                renameat_with(directory, name, self.spare, aside, RenameFlags::NOREPLACE)
+                renameat_with(directory, name, spare, aside, RenameFlags::NOREPLACE)
             }
-            result => result,
+            (Err(Errno::ISDIR | Errno::PERM), Purpose::Copy(_)) => {
+                let path = PathBuf::from(OsString::from_vec(through_proc(directory, name)));
+                tree::remove_tree(&path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            }
+            (result, _) => result,
         }
     }
 
@@ -349,7 +470,11 @@ impl Unpacker<'_> {
         let said = |error| failed("create", path, error);
         let directory = self.open_existing(parent).map_err(said)?;
         mkdirat(&*directory, name, Mode::from_raw_mode(0o755)).map_err(said)?;
-        for layer in self.lower {
+        let lower = match self.purpose {
+            Purpose::Layer { lower, .. } => lower,
+            Purpose::Copy(_) => &[],
+        };
+        for layer in lower {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
             let below = match openat2(layer, path, flags, Mode::empty(), resolve) {
@@ -386,13 +511,10 @@ impl Unpacker<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let place: &[u8] = if path.is_empty() { b"." } else { path };
-        let opened = loop {
-            match openat2(self.root, place, flags, Mode::empty(), resolve) {
-                // A rename anywhere on the machine came in between (openat2(2), EAGAIN).
-                Err(Errno::AGAIN) => {}
-                result => break Rc::new(result?),
-            }
-        };
+        let open = || openat2(self.root, place, flags, Mode::empty(), resolve);
+        // A rename anywhere on the machine may come in between (openat2(2), EAGAIN), but not for ever.
+        let opened = (0..ATTEMPTS).map(|_| open()).find(|opened| !matches!(opened, Err(Errno::AGAIN)));
+        let opened = Rc::new(opened.unwrap_or(Err(Errno::AGAIN))?);
         self.open.truncate(OPEN_DIRECTORIES - 1);
         self.open.push_front((path.to_vec(), opened.clone()));
         Ok(opened)
@@ -419,7 +541,7 @@ impl Unpacker<'_> {
                 Err(error) => return Err(failed("set the times of", &path, error)),
             }
         }
-        if self.replaced == 0 {
+        if self.replaced == 0 || matches!(self.purpose, Purpose::Copy(_)) {
             return Ok(self.size);
         }
         // What was replaced was counted.
@@ -451,13 +573,18 @@ fn attributes_at(directory: impl AsFd, name: &[u8], entry: &Entry) -> Result<(),
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     chownat(directory, name, Some(uid), Some(gid), nofollow).map_err(said)?;
     if entry.kind != Kind::Symlink {
-        // Not a link, and nobody else writes here: the mode of this very entry is set.
-        chmodat(directory, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()).map_err(said)?;
+        set_mode(directory, name, Mode::from_raw_mode(entry.mode)).map_err(said)?;
     }
     for (attribute, value) in wanted(&entry.xattrs) {
         tolerant(set_attribute(directory, name, attribute, value)).map_err(said)?;
     }
     utimensat(directory, name, &times(entry.mtime), nofollow).map_err(said)
+}
+
+/// Sets the mode of `name` itself: should a container put a link there meanwhile, that is an error.
+fn set_mode(directory: impl AsFd, name: &[u8], mode: Mode) -> Result<(), Errno> {
+    let item = openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    chmod(format!("/proc/self/fd/{}", item.as_raw_fd()), mode)
 }
 
 /// An archive's own idea of overlayfs's bookkeeping is not taken over.
@@ -500,7 +627,7 @@ fn copy_attributes(from: &OwnedFd, directory: &OwnedFd, name: &[u8]) -> Result<(
     Ok(())
 }
 
-fn through_proc(directory: impl AsFd, name: &[u8]) -> Vec<u8> {
+pub(super) fn through_proc(directory: impl AsFd, name: &[u8]) -> Vec<u8> {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&directory.as_fd());
     [format!("/proc/self/fd/{fd}/").as_bytes(), name].concat()
 }

@@ -11,6 +11,20 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Nothing to run, in Docker's words.
 pub(super) fn merge(request: &mut ContainerConfig, image: &ContainerConfig) -> Result<()> {
+    fill_in(request, image);
+    // `--entrypoint ""` takes the image's away.
+    if request.entrypoint.as_ref().is_some_and(|words| words.len() == 1 && words[0].is_empty()) {
+        request.entrypoint = None;
+    }
+    let empty = |words: &Option<Vec<String>>| words.as_ref().is_none_or(Vec::is_empty);
+    if empty(&request.entrypoint) && empty(&request.cmd) {
+        return Err(Error::invalid("no command specified"));
+    }
+    Ok(())
+}
+
+/// Fills in what one configuration leaves to another.
+pub(in crate::container) fn fill_in(request: &mut ContainerConfig, image: &ContainerConfig) {
     let or_image = |own: &mut String, image: &String| {
         if own.is_empty() {
             own.clone_from(image);
@@ -47,15 +61,6 @@ pub(super) fn merge(request: &mut ContainerConfig, image: &ContainerConfig) -> R
     } else if let Some(volumes) = &mut request.volumes {
         volumes.extend(image.volumes.iter().flatten().map(|(path, empty)| (path.clone(), *empty)));
     }
-    // `--entrypoint ""` takes the image's away.
-    if request.entrypoint.as_ref().is_some_and(|words| words.len() == 1 && words[0].is_empty()) {
-        request.entrypoint = None;
-    }
-    let empty = |words: &Option<Vec<String>>| words.as_ref().is_none_or(Vec::is_empty);
-    if empty(&request.entrypoint) && empty(&request.cmd) {
-        return Err(Error::invalid("no command specified"));
-    }
-    Ok(())
 }
 
 /// Appends those of the image's variables that the request does not name.

@@ -12,6 +12,7 @@ use wire::docker::{
     host_config::HostConfig,
 };
 
+pub(super) use merge::fill_in;
 pub(super) use mounts::to_mount;
 
 use super::{

@@ -25,6 +25,11 @@ impl User {
     /// Names that are not there, in Docker's words; lists that cannot be read.
     pub fn resolve(rootfs: &Path, user: &str, group_add: &[String]) -> Result<Self> {
         let root = Root::open(rootfs).context(|| format!("open {}", rootfs.display()))?;
+        Self::resolve_in(&root, user, group_add)
+    }
+
+    /// [`User::resolve`] in a root that is open.
+    pub(crate) fn resolve_in(root: &Root, user: &str, group_add: &[String]) -> Result<Self> {
         // Like Docker, do without a list that cannot be read: numbers need none.
         let read = |path| root.read(Path::new(path)).unwrap_or_default();
         resolve(user, group_add, &read("/etc/passwd"), &read("/etc/group"))

@@ -1,0 +1,111 @@
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
+
+use rustix::fs::OFlags;
+use tokio::sync::OwnedRwLockReadGuard;
+
+use super::{Container, Containers, create, etc_files::EtcFiles};
+use crate::{
+    error::{Context, Result},
+    network,
+    runtime::{in_root::Root, spec::MountSource},
+    snapshot::{View, bind},
+};
+
+/// A container's root, running or not, that can be read and written whatever becomes of the container.
+pub(super) struct Files {
+    view: View,
+    _kept: OwnedRwLockReadGuard<()>,
+}
+
+impl Files {
+    /// The root directory.
+    pub(super) fn top(&self) -> &OwnedFd {
+        self.view.root()
+    }
+
+    /// The same, to look paths up in.
+    pub(super) fn root(&self) -> Result<Root> {
+        let root = self.view.root().try_clone().context(|| "open the root of a container".to_owned())?;
+        Ok(Root::from(root))
+    }
+}
+
+impl Containers {
+    /// The container's own files, without what is mounted in it.
+    pub(super) async fn bare_files(&self, container: &Arc<Container>) -> Result<Files> {
+        let kept = container.views.clone().read_owned().await;
+        let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
+        let view = super::blocking(move || snapshots.view(&id, |_| Ok(()))).await?;
+        Ok(Files { view, _kept: kept })
+    }
+
+    /// What `docker cp` sees: the container's own files, its volumes and what else is bound into it. As in
+    /// Docker, that is neither `/proc`, `/sys` and `/dev`, nor what is in memory only.
+    pub(super) async fn files(&self, container: &Arc<Container>) -> Result<Files> {
+        let kept = container.views.clone().read_owned().await;
+        let (containers, container) = (self.clone(), container.clone());
+        let view = super::blocking(move || {
+            containers.0.snapshots.view(&container.id, |root| containers.mount_files(&container, root))
+        });
+        Ok(Files { view: view.await?, _kept: kept })
+    }
+
+    fn mount_files(&self, container: &Container, root: BorrowedFd<'_>) -> Result<()> {
+        let record = container.record();
+        let host = &record.host_config;
+        let root = root.try_clone_to_owned().context(|| "open the root of a container".to_owned())?;
+        let root = Root::from(root);
+        let mut mounts = create::to_mount(host, &record.mounts)?;
+        // What is mounted in another mount comes after it.
+        mounts.sort_by_key(|mount| mount.destination.components().count());
+        for mount in &mounts {
+            let MountSource::Bind { path, .. } = &mount.source else { continue };
+            mount.prepare()?;
+            mount_one(&root, path, &mount.destination, mount.read_only, !mount.non_recursive)?;
+        }
+        let files = match network::mode(host) {
+            Ok(network::Mode::Container(other)) => {
+                self.get(&other).map(|other| EtcFiles::in_directory(&other.directory))
+            }
+            _ => Ok(EtcFiles::in_directory(&container.directory)),
+        };
+        let Ok(files) = files else { return Ok(()) };
+        for (path, destination) in [
+            (&files.hostname, "/etc/hostname"),
+            (&files.hosts, "/etc/hosts"),
+            (&files.resolv_conf, "/etc/resolv.conf"),
+        ] {
+            let destination = Path::new(destination);
+            // They are made when the container first starts.
+            if path.exists() && !mounts.iter().any(|mount| mount.destination == destination) {
+                mount_one(&root, path, destination, host.readonly_rootfs, false)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Mounts `source` at `destination` in a container, which is made if it is missing.
+fn mount_one(
+    root: &Root,
+    source: &Path,
+    destination: &Path,
+    read_only: bool,
+    recursive: bool,
+) -> Result<()> {
+    let mount = || {
+        if root.file_type(destination)?.is_none() {
+            match std::fs::metadata(source)?.is_dir() {
+                true => root.create_directories(destination)?,
+                false => root.create_file(destination)?,
+            }
+        }
+        let target = root.open_at(destination, OFlags::PATH)?;
+        bind(source, target.as_fd(), read_only, recursive)
+    };
+    mount().context(|| format!("mount {} at {}", source.display(), destination.display()))
+}
