@@ -48,19 +48,30 @@ fn every_kind(t: &Target) -> Outcome {
                   echo > /tmp/gone; rm /tmp/gone; chmod 700 /home; touch /root; ln -s x /link";
     let name = run(t, script)?;
     let expected = [
-        "C /etc", "D /etc/group", "C /etc/passwd", "C /home", "A /link", "A /new", "A /tree", "A /tree/deep",
+        "C /etc",
+        "D /etc/group",
+        "C /etc/passwd",
+        "C /home",
+        "A /link",
+        "A /new",
+        "A /tree",
+        "A /tree/deep",
         "A /tree/deep/file",
     ];
     ensure_eq!(lines(t, &name)?, expected);
     let answer = changes(t, &name)?;
     ensure!(answer.as_array().is_some_and(|all| all.contains(&json!({"Path": "/etc/group", "Kind": 2}))));
     let place = |path: &str| answer.as_array().and_then(|all| all.iter().position(|one| one["Path"] == path));
-    ensure!(place("/etc") < place("/etc/group") && place("/tree/deep") < place("/tree/deep/file"), "{answer}");
+    ensure!(
+        place("/etc") < place("/etc/group") && place("/tree/deep") < place("/tree/deep/file"),
+        "{answer}"
+    );
     Ok(())
 }
 
 fn replaced(t: &Target) -> Outcome {
-    let name = run(t, "rm -r /etc; mkdir /etc; echo > /etc/own; rm -r /home; echo > /home; rm /etc/none; true")?;
+    let name =
+        run(t, "rm -r /etc; mkdir /etc; echo > /etc/own; rm -r /home; echo > /home; rm /etc/none; true")?;
     let all = lines(t, &name)?;
     for line in ["C /etc", "D /etc/group", "D /etc/passwd", "A /etc/own", "C /home"] {
         ensure!(all.iter().any(|one| one == line), "{line} is not in {all:?}");
@@ -84,7 +95,11 @@ fn running_and_stopped(t: &Target) -> Outcome {
 fn mounts(t: &Target) -> Outcome {
     let name = t.name("box");
     let all = ["run", "--name", &name, "-v", "/data/deep", "--tmpfs", "/scratch", "busybox"];
-    t.ok(all.into_iter().chain(["sh", "-c", "echo > /data/deep/in; echo > /scratch/in; echo > /dev/shm/in"]))?;
+    t.ok(all.into_iter().chain([
+        "sh",
+        "-c",
+        "echo > /data/deep/in; echo > /scratch/in; echo > /dev/shm/in",
+    ]))?;
     ensure_eq!(lines(t, &name)?, ["A /data", "A /data/deep", "A /scratch"]);
     Ok(())
 }
@@ -94,7 +109,15 @@ fn several_layers(t: &Target) -> Outcome {
     let first = run(t, "mkdir /a; echo > /a/one; echo > /a/two; rm /etc/group")?;
     let image = t.ok(["commit", &first])?;
     let second = t.name("second");
-    t.ok(["run", "--name", &second, &image, "sh", "-c", "rm /a/one; echo > /etc/group; echo more >> /a/two"])?;
+    t.ok([
+        "run",
+        "--name",
+        &second,
+        &image,
+        "sh",
+        "-c",
+        "rm /a/one; echo > /etc/group; echo more >> /a/two",
+    ])?;
     ensure_eq!(lines(t, &second)?, ["C /a", "D /a/one", "C /a/two", "C /etc", "A /etc/group"]);
     t.ok(["rm", &second])?;
     t.ok(["rmi", &image])?;

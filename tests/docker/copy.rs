@@ -34,6 +34,7 @@ cases! {
     compressed_archives,
     a_large_file,
     a_client_that_leaves,
+    a_killed_engine.alone(),
     export,
     export_while_it_runs,
     events,
@@ -163,7 +164,7 @@ fn dots_and_slashes(t: &Target) -> Outcome {
         "{refused}"
     );
     let refused = t.fails(1, ["cp", "-q", &file, &format!("{name}:/etc/passwd/")])?;
-    ensure!(refused.stderr().contains("not a directory"), "{refused}");
+    ensure!(refused.stderr().contains("no such directory"), "{refused}");
     let refused = t.fails(1, ["cp", "-q", &format!("{name}:/etc/passwd/"), &at(folder, "out")])?;
     ensure!(refused.stderr().contains("not a directory"), "{refused}");
     t.ok(["exec", &name, "ln", "-s", "/etc", "/link"])?;
@@ -190,9 +191,9 @@ fn standard_streams(t: &Target) -> Outcome {
 /// The names in an archive.
 fn listed(archive: &[u8]) -> Result<Vec<String>> {
     let mut archive = tar::Archive::new(archive);
-    let names = archive.entries()?.map(|entry| -> Result<String> {
-        Ok(String::from_utf8_lossy(&entry?.path_bytes()).into_owned())
-    });
+    let names = archive
+        .entries()?
+        .map(|entry| -> Result<String> { Ok(String::from_utf8_lossy(&entry?.path_bytes()).into_owned()) });
     names.collect()
 }
 
@@ -210,8 +211,12 @@ fn owners_and_modes(t: &Target) -> Outcome {
     ensure_eq!(stat("/tmp/kept")?, "1234 5678 4751");
     t.ok(["exec", &name, "sh", "-c", "chown 77:88 /tmp/kept; touch -d @1000000000 /tmp/kept"])?;
     t.ok(["cp", "-q", "-a", &format!("{name}:/tmp/kept"), &at(folder, "out")])?;
-    let out = fs::metadata(folder.join("out"))?;
-    ensure_eq!((out.uid(), out.gid(), out.mtime()), (77, 88, 1_000_000_000));
+    ensure_eq!(fs::metadata(folder.join("out"))?.mtime(), 1_000_000_000);
+    // The client itself keeps no owners; the archive has them.
+    let answer = t.api().get(format!("/containers/{name}/archive?path=/tmp/kept")).send()?.expect(200)?;
+    let mut archive = tar::Archive::new(answer.body.as_slice());
+    let entry = archive.entries()?.next().context("an empty archive")??;
+    ensure_eq!((entry.header().uid()?, entry.header().gid()?), (77, 88));
     // The folder that something is copied into stays as it is.
     ensure_eq!(t.ok(["exec", &name, "stat", "-c", "%a", "/tmp"])?, "1777");
     Ok(())
@@ -238,7 +243,7 @@ fn kinds_are_kept(t: &Target) -> Outcome {
     fs::create_dir_all(folder.join("thing"))?;
     t.ok(["exec", &name, "sh", "-c", "echo > /tmp/thing; mkdir -p /tmp/dir/file; echo > /tmp/dir/file/in"])?;
     let refused = t.fails(1, ["cp", "-q", &at(folder, "thing"), &format!("{name}:/tmp")])?;
-    refused.expect_stderr("cannot overwrite non-directory \"/tmp/thing\" with directory \"/tmp\"")?;
+    refused.expect_stderr("cannot overwrite non-directory \"thing\" with directory \"/tmp\"")?;
     fs::write(folder.join("file"), "x")?;
     let archive = Tar::default().file("file", 0o644, b"x")?.finish()?;
     let put = |query: &str| -> Result<Response> {
@@ -247,10 +252,7 @@ fn kinds_are_kept(t: &Target) -> Outcome {
     };
     let refused = put("&noOverwriteDirNonDir=1")?;
     ensure_eq!(refused.status, 500, "{refused}");
-    ensure_eq!(
-        refused.message()?,
-        "cannot overwrite directory \"/tmp/dir/file\" with non-directory \"/tmp/dir\""
-    );
+    ensure_eq!(refused.message()?, "cannot overwrite directory \"file\" with non-directory \"/tmp/dir\"");
     // Over the API it is allowed, and takes away what was in it.
     put("")?.expect(200)?;
     ensure_eq!(cat(t, &name, "/tmp/dir/file")?, "x");
@@ -291,8 +293,7 @@ fn stat_header(t: &Target) -> Outcome {
     let fields: Vec<&String> = file.as_object().context("no object")?.keys().collect();
     ensure_eq!(fields, ["linkTarget", "mode", "mtime", "name", "size"]);
     for (path, status) in [("/tmp/none", 404), ("/tmp/f/x", 500), ("/tmp/loop/x", 500), ("", 400)] {
-        let answer =
-            t.api().request("HEAD", format!("/containers/{name}/archive?path={path}")).send()?;
+        let answer = t.api().request("HEAD", format!("/containers/{name}/archive?path={path}")).send()?;
         ensure_eq!(answer.status, status, "{path}: {answer}");
     }
     let loops = t.api().request("HEAD", format!("/containers/{name}/archive?path=/tmp/loop")).send()?;
@@ -310,7 +311,11 @@ fn names_in_an_archive(t: &Target) -> Outcome {
         .hard_link("a/d", 0o644, "a/b/c")?
         .symlink("l", "a/b")?
         .finish()?;
-    t.api().request("PUT", format!("/containers/{name}/archive?path=/tmp")).body(archive).send()?.expect(200)?;
+    t.api()
+        .request("PUT", format!("/containers/{name}/archive?path=/tmp"))
+        .body(archive)
+        .send()?
+        .expect(200)?;
     let names = |path: &str| -> Result<Vec<String>> {
         let answer = t.api().get(format!("/containers/{name}/archive?path={path}")).send()?.expect(200)?;
         ensure_eq!(answer.header("Content-Type"), Some("application/x-tar"));
@@ -485,7 +490,8 @@ fn compressed_archives(t: &Target) -> Outcome {
 fn a_large_file(t: &Target) -> Outcome {
     let (name, folder) = (t.name("box"), t.folder());
     t.sleeper(&name)?;
-    let bytes: Vec<u8> = (0..20_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..20_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(folder.join("in"), &bytes)?;
     cp(t, &at(folder, "in"), &format!("{name}:/tmp/big"))?;
     cp(t, &format!("{name}:/tmp/big"), &at(folder, "out"))?;
@@ -508,9 +514,33 @@ fn a_client_that_leaves(t: &Target) -> Outcome {
     Ok(())
 }
 
+/// What was mounted to copy files is gone with the engine that mounted it.
+fn a_killed_engine(t: &Target) -> Outcome {
+    let name = t.name("box");
+    made(t, &name)?;
+    let archive = Tar::default().file("big", 0o644, &vec![b'x'; 30 << 20])?.finish()?;
+    let path = format!("/containers/{name}/archive?path=/tmp");
+    t.api().request("PUT", path.as_str()).body(archive).send()?.expect(200)?;
+    let reading = t.api().get(path).open()?;
+    t.crash()?;
+    drop(reading);
+    t.recover()?;
+    if t.kind() == Kind::Native {
+        let id = t.inspect(&name)?["Id"].as_str().context("no id")?.to_owned();
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", t.process()?.pid))?;
+        ensure!(!mounts.contains(&id), "{mounts}");
+    }
+    cp(t, &format!("{name}:/tmp/big"), &at(t.folder(), "out"))?;
+    ensure_eq!(fs::metadata(t.folder().join("out"))?.len(), 30 << 20);
+    t.ok(["start", "-a", &name])?;
+    t.ok(["rm", &name])?;
+    Ok(())
+}
+
 fn export(t: &Target) -> Outcome {
     let (name, folder) = (t.name("box"), t.folder());
-    let script = "echo -n new > /new; rm /etc/group; ln /new /second; ln -s /x /link; mkfifo /fifo; echo > /data/in";
+    let script =
+        "echo -n new > /new; rm /etc/group; ln /new /second; ln -s /x /link; mkfifo /fifo; echo > /data/in";
     t.ok(["run", "--name", &name, "-v", "/data", "busybox", "sh", "-c", script])?;
     t.ok(["export", "-o", &at(folder, "out.tar"), &name])?;
     let bytes = fs::read(folder.join("out.tar"))?;

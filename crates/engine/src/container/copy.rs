@@ -211,8 +211,8 @@ fn extract(
         keep_kinds: how.keep_kinds,
         owner,
     };
-    let (_, plain) = decompress(archive)
-        .map_err(|error| Error::system("Error processing tar file").because(error))?;
+    let (_, plain) =
+        decompress(archive).map_err(|error| Error::system("Error processing tar file").because(error))?;
     copy_into(plain, files.top(), &how).map_err(|error| tell_unpacking(error).into())
 }
 

@@ -90,13 +90,7 @@ impl Containers {
 }
 
 /// Mounts `source` at `destination` in a container, which is made if it is missing.
-fn mount_one(
-    root: &Root,
-    source: &Path,
-    destination: &Path,
-    read_only: bool,
-    recursive: bool,
-) -> Result<()> {
+fn mount_one(root: &Root, source: &Path, destination: &Path, read_only: bool, recursive: bool) -> Result<()> {
     let mount = || {
         if root.file_type(destination)?.is_none() {
             match std::fs::metadata(source)?.is_dir() {

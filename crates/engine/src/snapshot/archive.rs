@@ -153,8 +153,7 @@ impl<W: Write> ArchiveWriter<W> {
         path: &[u8],
         identity: (u64, u64),
     ) -> io::Result<()> {
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = match openat(directory, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(error) => return self.left_out(path, identity, error),
@@ -164,9 +163,8 @@ impl<W: Write> ArchiveWriter<W> {
             return self.left_out(path, identity, Errno::STALE);
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let xattrs = read_attributes(|names| flistxattr(&file, names), |name, value| {
-            fgetxattr(&file, name, value)
-        });
+        let xattrs =
+            read_attributes(|names| flistxattr(&file, names), |name, value| fgetxattr(&file, name, value));
         let kind = tar::EntryType::Regular;
         self.header(&Header { path, kind, link: b"", stat: &stat, size, xattrs: &xattrs })?;
         // It may grow or shrink meanwhile; the header's word stands.
@@ -303,7 +301,6 @@ fn read_attributes(
     }
     attributes
 }
-
 
 #[cfg(test)]
 mod tests {

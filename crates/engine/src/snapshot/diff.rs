@@ -308,7 +308,7 @@ mod tests {
         }
 
         fn changes(&self) -> Vec<String> {
-            let changes = self.with(Diff::changes).unwrap();
+            let changes = self.with(|diff| diff.changes()).unwrap();
             let letter = |change| ["C", "A", "D"][change as usize];
             let line = |(path, change): &(Vec<u8>, Change)| {
                 format!("{} {}", letter(*change), String::from_utf8_lossy(path))
@@ -356,8 +356,17 @@ mod tests {
         set(&format!("image/{again}"));
         set(&format!("upper/{again}"));
         let expected = [
-            "A /a", "A /a/new", "A /a-b", "C /etc", "D /etc/gone", "A /etc/new", "C /file-to-directory",
-            "A /file-to-directory/in", "C /opq", "D /opq/old", "A /opq/own",
+            "A /a",
+            "A /a/new",
+            "A /a-b",
+            "C /etc",
+            "D /etc/gone",
+            "A /etc/new",
+            "C /file-to-directory",
+            "A /file-to-directory/in",
+            "C /opq",
+            "D /opq/old",
+            "A /opq/own",
         ];
         assert_eq!(place.changes(), expected);
         let (any, members) = place.layer();

@@ -20,10 +20,10 @@ mod digest;
 mod keyed;
 /// The unpacked read-only layers.
 mod layers;
-/// Containers' writable layers.
-mod overlay;
 /// Archives on their way to a client.
 mod outgoing;
+/// Containers' writable layers.
+mod overlay;
 /// Reading tar archives that may be hostile.
 mod tar;
 /// Archives for tests.

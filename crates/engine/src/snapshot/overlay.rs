@@ -178,7 +178,9 @@ impl Snapshots {
         if prepared().context(|| format!("prepare {}", target.display()))? {
             return Ok(target);
         }
-        self.overlay(id, layers).mount(&target).context(|| format!("mount the root of the container {id}"))?;
+        self.overlay(id, layers)
+            .mount(&target)
+            .context(|| format!("mount the root of the container {id}"))?;
         Ok(target)
     }
 
@@ -655,6 +657,47 @@ mod tests {
             assert_eq!(layers.collect(&std::collections::HashSet::new()).unwrap().len(), 0);
             snapshots.remove("kept").unwrap();
             assert_eq!(layers.collect(&std::collections::HashSet::new()).unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_view_is_seen_by_its_holder_only() {
+        with_own_mounts("a_view_is_seen_by_its_holder_only", || {
+            let root = tempfile::tempdir().unwrap();
+            let (layers, snapshots) = open_all(root.path());
+            let bottom = unpack(&layers, &[], Archive::default().file("a", b"a").directory("vol/"));
+            let top = unpack(&layers, &[bottom], Archive::default().file("b", b"b"));
+            snapshots.create("c1", &[bottom, top]).unwrap();
+            let volume = tempfile::tempdir().unwrap();
+            fs::write(volume.path().join("file"), "volume").unwrap();
+            let before = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+            let view = snapshots
+                .view("c1", |root| {
+                    let place = rustix::fs::openat(root, "vol", OFlags::PATH, Mode::empty()).unwrap();
+                    super::super::bind(volume.path(), place.as_fd(), true, true).unwrap();
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(fs::read_to_string("/proc/thread-self/mounts").unwrap(), before);
+            let path = PathBuf::from(format!("/proc/self/fd/{}", view.root().as_raw_fd()));
+            assert_eq!(fs::read_to_string(path.join("b")).unwrap(), "b");
+            assert_eq!(fs::read_to_string(path.join("vol/file")).unwrap(), "volume");
+            let refused = fs::write(path.join("vol/new"), "").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            fs::write(path.join("new"), "new").unwrap();
+            fs::remove_file(path.join("a")).unwrap();
+            drop(view);
+            assert_eq!(fs::read_to_string(snapshots.upper("c1").join("new")).unwrap(), "new");
+            let changes = snapshots.changes("c1").unwrap();
+            assert_eq!(changes, [(b"/a".to_vec(), Change::Deleted), (b"/new".to_vec(), Change::Added)]);
+            // The same through the mount of a container that runs.
+            let merged = snapshots.mount("c1").unwrap();
+            let view = snapshots.view("c1", |_| Ok(())).unwrap();
+            let path = PathBuf::from(format!("/proc/self/fd/{}", view.root().as_raw_fd()));
+            fs::write(path.join("live"), "").unwrap();
+            assert!(merged.join("live").exists());
+            snapshots.remove("c1").unwrap();
+            assert!(snapshots.view("c1", |_| Ok(())).is_err());
         });
     }
 

@@ -23,9 +23,9 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, Dev, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
-        XattrFlags, chmod, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, lgetxattr, linkat,
-        llistxattr, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, statat, symlinkat,
-        unlinkat, utimensat,
+        XattrFlags, chmod, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, lgetxattr,
+        linkat, llistxattr, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, statat,
+        symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -196,17 +196,17 @@ impl<'a> Unpacker<'a> {
         content: &mut tar::Reader<R>,
     ) -> Result<(), Error> {
         let destination = || format!("/{}", shown(&how.destination));
-        let below = |path: &[u8]| -> Result<Vec<u8>, Error> {
+        let cleaned = |path: &[u8]| {
             let outside = |_| Error::Breakout { path: shown(path), destination: destination() };
-            let path = clean(path).map_err(outside)?;
-            Ok(join(&how.destination, &path))
+            clean(path).map_err(outside)
         };
-        let path = below(&entry.path)?;
-        if path == how.destination {
+        let relative = cleaned(&entry.path)?;
+        if relative.is_empty() {
             return Ok(());
         }
+        let path = join(&how.destination, &relative);
         if entry.kind == Kind::HardLink {
-            entry.link = below(&entry.link)?;
+            entry.link = join(&how.destination, &cleaned(&entry.link)?);
         }
         if let Some((uid, gid)) = how.owner {
             (entry.uid, entry.gid) = (uid, gid);
@@ -218,7 +218,7 @@ impl<'a> Unpacker<'a> {
                 let was_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
                 let is_directory = entry.kind == Kind::Directory;
                 if how.keep_kinds && was_directory != is_directory {
-                    let (path, destination) = (format!("/{}", shown(&path)), destination());
+                    let (path, destination) = (shown(&relative), destination());
                     return Err(match was_directory {
                         true => Error::OverDirectory { path, destination },
                         false => Error::OverNonDirectory { path, destination },
@@ -1011,6 +1011,50 @@ mod tests {
         assert_eq!(place.stat("tmp/new").mode() & 0o7777, 0o755);
         let mut value = [0; 4];
         assert_eq!(lgetxattr(place.root().join("tmp"), "trusted.mark", &mut value[..]), Ok(1));
+    }
+
+    fn copied(root: &std::path::Path, archive: &[u8], how: &CopyInto) -> Result<(), Error> {
+        copy_into(archive, &opened(root), how)
+    }
+
+    #[test]
+    fn a_copy_goes_over_what_is_there_and_knows_no_whiteouts() {
+        if !is_root("a_copy_goes_over_what_is_there_and_knows_no_whiteouts") {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        fs::create_dir_all(root.join("run/dir/full")).unwrap();
+        fs::write(root.join("run/dir/full/file"), "").unwrap();
+        fs::write(root.join("run/file"), "long before").unwrap();
+        // As in a container's root, a link of it leads to its own files, also out of the destination.
+        std::os::unix::fs::symlink("/etc", root.join("run/link")).unwrap();
+        fs::create_dir(root.join("etc")).unwrap();
+        let archive = Archive::default()
+            .directory("./")
+            .file("file", b"new")
+            .hard_link("second", "file")
+            .file(".wh.kept", b"1")
+            .file("link/in", b"2")
+            .file("dir/full", b"3")
+            .finish();
+        let mut how = CopyInto { destination: b"run".to_vec(), keep_kinds: true, owner: Some((7, 8)) };
+        let error = copied(root, &archive, &how).unwrap_err().to_string();
+        assert_eq!(error, "cannot overwrite directory \"dir/full\" with non-directory \"/run\"");
+        how.keep_kinds = false;
+        copied(root, &archive, &how).unwrap();
+        for (path, content) in
+            [("run/file", "new"), ("run/.wh.kept", "1"), ("etc/in", "2"), ("run/dir/full", "3")]
+        {
+            assert_eq!(fs::read_to_string(root.join(path)).unwrap(), content, "{path}");
+        }
+        let second = fs::metadata(root.join("run/second")).unwrap();
+        assert_eq!((second.uid(), second.gid(), second.nlink()), (7, 8, 2));
+        for path in ["../x", "a/../../x"] {
+            let archive = Archive::default().file(path, b"").finish();
+            let error = copied(root, &archive, &how).unwrap_err().to_string();
+            assert_eq!(error, format!("{path:?} is outside of \"/run\""));
+        }
     }
 
     #[test]

@@ -139,4 +139,3 @@ fn set_attributes(tree: &OwnedFd, read_only: bool) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
-
