@@ -14,7 +14,9 @@ mod logs;
 mod networks;
 mod pull;
 mod restart;
+mod stats;
 mod system;
+mod volumes;
 
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
@@ -32,6 +34,8 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("networks", networks::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),
+        ("stats", stats::cases()),
         ("system", system::cases()),
+        ("volumes", volumes::cases()),
     ]
 }

@@ -26,5 +26,7 @@ pub mod snapshot;
 pub mod store;
 /// The engine as a whole: what it is made of, its start and its end.
 pub mod system;
+/// Volumes: directories that outlive the containers that use them.
+mod volume;
 
 pub use system::{Config, Engine, Host, STOP_TIMEOUT_FILE, serve};

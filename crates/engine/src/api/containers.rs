@@ -1,5 +1,5 @@
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::{Body, Bytes},
     extract::{FromRequest, Path, Request, State},
     http::{Response, StatusCode, header},
@@ -293,8 +293,24 @@ async fn attach_by_websocket() -> Error {
     Error::not_implemented("attaching by websocket is not implemented yet")
 }
 
-async fn stats() -> Error {
-    Error::not_implemented("docker stats is not implemented yet")
+async fn stats(
+    State(engine): State<Shared>,
+    Path(name): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+) -> Result<Response<Body>> {
+    let stream = params.flag_or("stream", true);
+    let one_shot = version.at_least(41) && params.flag("one-shot");
+    if stream && one_shot {
+        // Docker looks for the container first.
+        engine.containers.get(&name)?;
+        return Err(Error::invalid("cannot have stream=true and one-shot=true"));
+    }
+    if stream {
+        // Docker names no media type here.
+        return Ok(Response::new(Body::from_stream(engine.containers.stats_stream(&name)?)));
+    }
+    Ok(Json(engine.containers.stats(&name, one_shot).await?).into_response())
 }
 
 async fn checkpoints() -> Error {

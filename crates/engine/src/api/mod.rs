@@ -23,12 +23,14 @@ mod networks;
 mod request;
 /// Accepting connections.
 mod server;
-/// `/_ping`, `/version`, `/info`, `/events`, `/auth`.
+/// `/_ping`, `/version`, `/info`, `/system/df`, `/events`, `/auth`.
 mod system;
 /// What Docker has and this engine has not.
 mod unsupported;
 /// `/v1.NN/…`: the version a client asks for.
 mod version;
+/// `/volumes`.
+mod volumes;
 
 pub(crate) use server::serve;
 
@@ -50,6 +52,7 @@ fn routes() -> Router<Shared> {
         .merge(files::routes())
         .merge(exec::routes())
         .merge(networks::routes())
+        .merge(volumes::routes())
         .merge(unsupported::routes())
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_route)

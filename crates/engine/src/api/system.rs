@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use wire::docker::{
     event::Event,
-    system::{Info, Version},
+    system::{DiskUsage, Info, Version},
 };
 
 use super::{Shared, filters::Filters, request::Params};
@@ -23,6 +23,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/_ping", get(ping))
         .route("/version", get(version))
         .route("/info", get(info))
+        .route("/system/df", get(disk_usage))
         .route("/events", get(events))
         .route("/auth", post(auth))
 }
@@ -47,6 +48,11 @@ async fn version(State(engine): State<Shared>) -> Json<Version> {
 
 async fn info(State(engine): State<Shared>) -> Json<Info> {
     Json(engine.info())
+}
+
+async fn disk_usage(State(engine): State<Shared>, params: Params) -> Result<Json<DiskUsage>> {
+    let kinds: Vec<&str> = params.all("type").collect();
+    engine.disk_usage(&kinds).await.map(Json)
 }
 
 async fn auth() -> Error {

@@ -1,6 +1,6 @@
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::Path,
     routing::{any, get, post},
 };
 
@@ -17,22 +17,12 @@ pub(super) fn routes() -> Router<Shared> {
             .route(&format!("/{resource}/{{*rest}}"), any(no_swarm));
     }
     routes
-        .route("/system/df", get(|| not_yet("docker system df")))
         .route("/build", post(|| not_yet("docker build")))
         .route("/build/prune", post(|| not_yet("docker builder prune")))
         .route("/build/cancel", post(|| not_yet("cancelling a build")))
         .route("/session", post(|| not_yet("BuildKit's session")))
         .route("/grpc", post(|| not_yet("BuildKit's protocol")))
         .route("/distribution/{*name}", get(|| not_yet("docker manifest inspect")))
-        .route("/volumes", get(|| not_yet("docker volume ls")))
-        .route("/volumes/create", post(|| not_yet("docker volume create")))
-        .route("/volumes/prune", post(|| not_yet("docker volume prune")))
-        .route(
-            "/volumes/{name}",
-            get(inspect_volume)
-                .put(|| not_yet("docker volume update"))
-                .delete(|| not_yet("docker volume rm")),
-        )
         .route("/plugins", get(no_plugins))
         .route("/plugins/{name}/json", get(no_plugin))
         .route("/plugins/{name}", any(|| not_yet("docker plugin")))
@@ -50,14 +40,6 @@ async fn no_plugins() -> Json<[(); 0]> {
 
 async fn no_plugin(Path(name): Path<String>) -> Error {
     Error::not_found(format!("plugin {name:?} not found"))
-}
-
-/// `docker inspect NAME` asks this among others, and takes "not found" for an answer only.
-async fn inspect_volume(State(engine): State<Shared>, Path(name): Path<String>) -> Error {
-    if name.contains('/') || !engine.config.data_root.join("volumes").join(&name).exists() {
-        return Error::not_found(format!("get {name}: no such volume"));
-    }
-    Error::not_implemented("docker volume inspect is not implemented yet")
 }
 
 async fn no_swarm() -> Result<()> {

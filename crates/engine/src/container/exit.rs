@@ -134,8 +134,12 @@ impl Containers {
         }
         self.remove_shm(container);
         self.forget_execs(container);
-        let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
-        if let Err(error) = super::blocking(move || snapshots.unmount(&id)).await {
+        let (containers, target) = (self.clone(), container.clone());
+        let unmounted = super::blocking(move || {
+            containers.unmount_volumes(&target);
+            containers.0.snapshots.unmount(&target.id)
+        });
+        if let Err(error) = unmounted.await {
             tracing::warn!(container = container.id, "unmount its file system: {error}");
         }
     }

@@ -37,6 +37,7 @@ mod shutdown;
 mod signals;
 mod start;
 mod state;
+mod stats;
 mod stop;
 /// Standard streams of running processes.
 mod streams;
@@ -77,6 +78,7 @@ use crate::{
     image::Images,
     runtime::{Runtime, spec::Machine},
     snapshot::Snapshots,
+    volume::{Parts, Volumes},
 };
 use exec::Exec;
 use logs::LogFile;
@@ -84,7 +86,6 @@ use record::Record;
 use restart_policy::Backoff;
 use state::State;
 use streams::Hub;
-use volumes::Volumes;
 
 /// Every container. Clones share them.
 #[derive(Clone)]
@@ -98,6 +99,7 @@ struct Inner {
     /// This program, for containers with an init.
     program: PathBuf,
     volumes: Volumes,
+    parts: Parts,
     images: Images,
     snapshots: Snapshots,
     runtime: Runtime,

@@ -12,7 +12,6 @@ use super::{
     remove::REMOVED,
     restart_policy,
     state::State,
-    volumes::Volumes,
 };
 use crate::{
     error::{Context, Result},
@@ -20,6 +19,7 @@ use crate::{
     image::{ImageUser, Images},
     runtime::{Held, Runtime, spec::Machine},
     snapshot::Snapshots,
+    volume::{Parts, Volumes},
 };
 
 impl Containers {
@@ -28,11 +28,13 @@ impl Containers {
     ///
     /// # Errors
     /// A directory that cannot be made or read. A damaged container is logged and left alone.
-    pub async fn open(
+    #[expect(clippy::too_many_arguments, reason = "they are what containers are made of")]
+    pub(crate) async fn open(
         data_root: &Path,
         exec_root: &Path,
         images: Images,
         snapshots: Snapshots,
+        volumes: Volumes,
         runtime: Runtime,
         held: Vec<Held>,
         events: Events,
@@ -42,7 +44,8 @@ impl Containers {
         let machine = Machine::read(runtime.cgroups()).context(|| "look at this machine".to_owned())?;
         let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
         let containers = Self(Arc::new(Inner {
-            volumes: Volumes::new(data_root.join("volumes")),
+            volumes,
+            parts: Parts::open(exec_root)?,
             root,
             exec_root: exec_root.to_owned(),
             program,
@@ -60,6 +63,12 @@ impl Containers {
         super::blocking(move || loading.load()).await?;
         containers.tell_images();
         containers.settle(held).await;
+        let volumes = containers.0.volumes.clone();
+        super::blocking(move || {
+            volumes.settle();
+            Ok(())
+        })
+        .await?;
         Ok(containers)
     }
 
@@ -78,6 +87,9 @@ impl Containers {
             }
             match self.load_one(&name, &directory) {
                 Ok(Some(container)) => {
+                    for mount in container.record().mounts.iter().filter(|mount| mount.is_volume()) {
+                        self.0.volumes.keep(&mount.point.name, &name);
+                    }
                     let mut index = self.index_mut();
                     index.names.insert(container.record().name.clone(), name.clone());
                     index.by_id.insert(name, container);
@@ -177,6 +189,9 @@ impl Containers {
         }
         if let Err(error) = container.hub().begin(held.streams) {
             tracing::error!(container = container.id, "serve its streams: {error}");
+        }
+        for mount in container.record().mounts.iter().filter(|mount| mount.is_volume()) {
+            self.0.volumes.adopt(&mount.point.name, &container.id);
         }
         container.change(|state| state.adopted(held.pid));
         self.watch_exit(container, held.exit);

@@ -49,6 +49,15 @@ pub(crate) struct Mount {
     pub(crate) point: MountPoint,
     /// A volume without a name of its own goes with its container.
     pub(crate) anonymous: bool,
+    /// What in a volume is mounted, relative to it; empty for all of it.
+    #[serde(default)]
+    pub(crate) subpath: String,
+}
+
+impl Mount {
+    pub(crate) fn is_volume(&self) -> bool {
+        self.point.kind == "volume"
+    }
 }
 
 impl Record {

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use super::{Container, Containers, StopOptions, no_such_container, state::State};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// How to remove.
 #[derive(Debug, Clone, Copy, Default)]
@@ -121,10 +121,20 @@ impl Containers {
         // From here on it is gone, also after a power cut.
         crate::store::sync_directory(&self.0.root).context(what)?;
         self.finish_removal(&container.id, gone)?;
-        for volume in volumes {
-            self.0.volumes.remove(volume);
-        }
+        self.0.volumes.release(&container.id);
+        self.remove_volumes(volumes);
         Ok(())
+    }
+
+    /// Removes volumes that go with a container. Those that another container has stay, and what cannot be
+    /// removed harms nobody.
+    pub(super) fn remove_volumes<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
+        for name in names {
+            match self.0.volumes.remove(name, true) {
+                Err(error) if error.kind() != Kind::Conflict => tracing::warn!("{error}"),
+                _ => {}
+            }
+        }
     }
 
     /// Removes what is left of the container `id`, its directory last.

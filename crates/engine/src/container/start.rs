@@ -82,7 +82,16 @@ impl Containers {
             terminal: record.config.tty.then(|| (size(rows), size(columns))),
             stdin: record.config.open_stdin,
         };
-        let running = self.0.runtime.start(&container.id, &spec, stdio).await?;
+        let running = self.0.runtime.start(&container.id, &spec, stdio).await;
+        if record.mounts.iter().any(|mount| !mount.subpath.is_empty()) {
+            let (parts, id) = (self.0.parts.clone(), container.id.clone());
+            super::blocking(move || {
+                parts.remove(&id);
+                Ok(())
+            })
+            .await?;
+        }
+        let running = running?;
         let begun = container.hub().begin(running.streams);
         container.change(|state| state.started(running.pid));
         self.watch_exit(container, running.exit);
@@ -119,6 +128,7 @@ impl Containers {
         };
         let join = self.join(container, &mode)?;
         let mounts = create::to_mount(host, &record.mounts)?;
+        let mounts = self.mount_volumes(&record, mounts)?;
         for mount in &mounts {
             mount.prepare()?;
         }

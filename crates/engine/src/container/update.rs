@@ -15,10 +15,11 @@ impl Containers {
     /// Changes what the request names.
     ///
     /// # Errors
-    /// Changes that make no sense, in Docker's words. New limits of a container that runs are not
-    /// implemented.
+    /// Changes that make no sense, or that the kernel refuses, in Docker's words.
     pub(crate) async fn update(&self, name: &str, request: UpdateRequest) -> Result<UpdateResponse> {
         restart_policy::validate(&request.restart_policy)?;
+        let UpdateRequest { mut resources, restart_policy } = request;
+        let warnings = spec::check_update(&mut resources, &self.0.machine)?;
         let container = self.get(name)?;
         let _changing = container.changing.lock().await;
         let cannot = |error: Error| {
@@ -30,25 +31,32 @@ impl Containers {
         }
         let mut record = (*container.record()).clone();
         let limits_before = record.host_config.resources.clone();
-        apply(&mut record.host_config.resources, &request.resources).map_err(cannot)?;
-        if !request.restart_policy.name.is_empty() {
-            if record.host_config.auto_remove && !restart_policy::is_none(&request.restart_policy) {
+        apply(&mut record.host_config.resources, &resources).map_err(cannot)?;
+        if !restart_policy.name.is_empty() {
+            if record.host_config.auto_remove && !restart_policy::is_none(&restart_policy) {
                 return Err(cannot(Error::conflict(
                     "Restart policy cannot be updated because AutoRemove is enabled for the container",
                 )));
             }
-            record.host_config.restart_policy = request.restart_policy;
+            record.host_config.restart_policy = restart_policy;
         }
         spec::check(&record.config, &record.host_config, &self.0.machine)?;
-        if state.pid().is_some() && record.host_config.resources != limits_before {
-            return Err(cannot(Error::not_implemented(
-                "changing the limits of a running container is not implemented yet: stop it first",
-            )));
+        let limits = record.host_config.resources.clone();
+        let runs = state.pid().is_some() && limits != limits_before;
+        let change = |from: Resources, to: Resources| self.0.runtime.update(&container.id, from, to);
+        if runs {
+            change(limits_before.clone(), limits.clone()).await.map_err(cannot)?;
         }
         let target = container.clone();
-        super::blocking(move || target.set_record(record)).await?;
+        let kept = super::blocking(move || target.set_record(record)).await;
+        if let Err(error) = kept {
+            if runs && let Err(error) = change(limits, limits_before).await {
+                tracing::error!(container = container.id, "{error}");
+            }
+            return Err(cannot(error));
+        }
         self.emit(&container, "update", &[]);
-        Ok(UpdateResponse::default())
+        Ok(UpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) })
     }
 }
 

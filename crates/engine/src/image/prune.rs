@@ -64,6 +64,11 @@ impl Images {
         Ok(PruneReport { images_deleted, space_reclaimed })
     }
 
+    /// Bytes of all images' layers, each counted once.
+    pub(crate) fn layers_size(&self) -> u64 {
+        self.layer_sizes().values().sum()
+    }
+
     fn layer_sizes(&self) -> BTreeMap<String, u64> {
         let layers: std::collections::HashSet<_> =
             self.state().images.values().flat_map(|image| image.layers.clone()).collect();

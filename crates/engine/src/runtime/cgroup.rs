@@ -65,6 +65,25 @@ impl Cgroups {
         }
     }
 
+    /// Whether shares of block I/O can be given, as Docker tells.
+    pub(super) fn has_block_weight(&self) -> bool {
+        match self.version {
+            CgroupVersion::V1 => self.hierarchies.iter().any(|root| root.join("blkio.weight").exists()),
+            CgroupVersion::V2 => fs::read_to_string(Path::new(ROOT).join("cgroup.controllers"))
+                .is_ok_and(|names| names.split_whitespace().any(|name| name == "io")),
+        }
+    }
+
+    /// The CPUs (`cpus`) or memory nodes (`mems`) there are, as `0-3`; empty when nobody tells.
+    pub(super) fn available(&self, what: &str) -> String {
+        let file = match self.version {
+            CgroupVersion::V1 => format!("cpuset.{what}"),
+            CgroupVersion::V2 => format!("cpuset.{what}.effective"),
+        };
+        let text = self.hierarchies.iter().find_map(|root| fs::read_to_string(root.join(&file)).ok());
+        text.unwrap_or_default().trim().to_owned()
+    }
+
     /// Processes of the group `path` and those below it, as this pid namespace numbers them.
     pub(super) fn processes(&self, path: &Path) -> io::Result<Vec<u32>> {
         let mut found = Vec::new();
@@ -164,7 +183,7 @@ impl Cgroups {
     }
 
     /// The group's directories that exist.
-    fn groups(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
+    pub(super) fn groups(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
         let relative = path.strip_prefix("/").unwrap_or(path).to_owned();
         self.hierarchies.iter().map(move |root| root.join(&relative)).filter(|group| group.is_dir())
     }

@@ -16,11 +16,13 @@ pub(crate) mod in_root;
 /// What runs as `/sbin/docker-init` in a container started with `--init`.
 pub mod init;
 mod input;
+mod limits;
 /// The helper that makes containers and execs.
 pub mod oci;
 /// From Docker's configuration to an OCI specification.
 pub mod spec;
 mod streams;
+mod usage;
 mod workload;
 
 use std::{
@@ -48,6 +50,8 @@ pub use streams::{Stdio, Streams, resize};
 use bundle::Layout;
 use connection::{Connection, Listed};
 use failure::{Start, start_error};
+
+use wire::docker::{host_config::Resources, stats::Stats};
 
 use crate::{
     error::{Context, Error, Result},
@@ -365,6 +369,24 @@ impl Runtime {
     /// is deleted.
     pub async fn oom_killed(&self, id: &str) -> bool {
         self.on_cgroup(id, "look at", |cgroups, path| Ok(cgroups.oom_killed(path))).await.unwrap_or(false)
+    }
+
+    /// What the container uses now, and what the network namespace of its process `pid` has carried.
+    pub(crate) async fn usage(&self, id: &str, pid: u32) -> Result<Stats> {
+        self.on_cgroup(id, "measure", move |cgroups, path| {
+            let networks = usage::networks(pid)?;
+            Ok(Stats { networks, ..cgroups.usage(path)? })
+        })
+        .await
+    }
+
+    /// Gives the running container the limits of `new` instead of those of `old`.
+    ///
+    /// # Errors
+    /// The kernel refuses one; then it has those of `old` again.
+    pub(crate) async fn update(&self, id: &str, old: Resources, new: Resources) -> Result<()> {
+        self.on_cgroup(id, "change the limits of", move |cgroups, path| cgroups.update(path, &old, &new))
+            .await
     }
 
     async fn on_cgroup<T: Send + 'static>(

@@ -52,6 +52,6 @@ pub(crate) use outgoing::{ArchiveStream, Outgoing};
 pub(crate) use tar::{
     Entry as TarEntry, Error as TarError, Kind as TarKind, Piece as TarPiece, Reader as TarReader,
 };
-pub(crate) use tree::{Room, remove_tree};
+pub(crate) use tree::{Room, disk_usage, remove_tree, sweep};
 pub(crate) use unpack::{CopyInto, Error as UnpackError, copy_into};
 pub(crate) use view::{View, bind};

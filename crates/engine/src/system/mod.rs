@@ -1,5 +1,6 @@
 //! The engine as a whole: what it is made of, its start and its end.
 
+mod disk_usage;
 mod host;
 mod info;
 mod timestamp;
@@ -10,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use host::Host;
+pub(crate) use timestamp::now_rfc3339;
 pub use timestamp::parse_timestamp;
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
     runtime::Runtime,
     snapshot::{Layers, Snapshots},
     store::{self, Durability},
+    volume::Volumes,
 };
 
 /// The `Server` header of every answer, as Docker's: clients take it apart.
@@ -57,6 +60,7 @@ pub struct Engine {
     pub(crate) events: Events,
     pub(crate) images: Images,
     pub(crate) containers: Containers,
+    pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
 }
 
@@ -132,18 +136,20 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
     let images = Images::open(data_root, layers, events.clone(), registry)?;
     let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
     let (runtime, held) = Runtime::connect(exec_root, &program).await?;
+    let volumes = Volumes::open(data_root, events.clone())?;
     let containers = Containers::open(
         data_root,
         exec_root,
         images.clone(),
         snapshots,
+        volumes.clone(),
         runtime.clone(),
         held,
         events.clone(),
     )
     .await?;
     let networks = Networks::new(&identity.id, &identity.created);
-    let engine = Engine { config, identity, events, images, containers, networks };
+    let engine = Engine { config, identity, events, images, containers, volumes, networks };
     Ok((Arc::new(engine), runtime))
 }
 

@@ -343,7 +343,7 @@ pub struct UpdateRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct UpdateResponse {
-    pub warnings: Vec<String>,
+    pub warnings: Option<Vec<String>>,
 }
 
 /// What is at a path in a container: the header `X-Docker-Container-Path-Stat`, as base64 of this.

@@ -20,8 +20,12 @@ pub mod host_config;
 pub mod image;
 /// `/networks`.
 pub mod network;
-/// `/version`, `/info`.
+/// `/containers/{id}/stats`.
+pub mod stats;
+/// `/version`, `/info`, `/system/df`.
 pub mod system;
+/// `/volumes`.
+pub mod volume;
 
 /// The API version this engine speaks.
 pub const API_VERSION: &str = "1.51";

@@ -1,8 +1,20 @@
-//! `/version`, `/info`, `/auth`.
+//! `/version`, `/info`, `/auth`, `/system/df`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+/// Answer of `GET /system/df`. `None` is what was not asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DiskUsage {
+    /// Bytes of all images' layers, each counted once.
+    pub layers_size: i64,
+    pub images: Option<Vec<super::image::Summary>>,
+    pub containers: Option<Vec<super::container::Summary>>,
+    pub volumes: Option<Vec<super::volume::Volume>>,
+    pub build_cache: Option<Vec<super::container::Empty>>,
+}
 
 /// Answer of `GET /version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

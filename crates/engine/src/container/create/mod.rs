@@ -8,18 +8,14 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use wire::docker::{
-    container::{ContainerConfig, CreateRequest, CreateResponse},
+    container::{ContainerConfig, CreateRequest, CreateResponse, MountPoint},
     host_config::HostConfig,
 };
 
 pub(super) use merge::fill_in;
 pub(super) use mounts::to_mount;
 
-use super::{
-    Container, Containers, etc_files, logs, names,
-    record::{Mount, Record},
-    state::State,
-};
+use super::{Container, Containers, etc_files, logs, names, record::Record, state::State};
 use crate::{
     error::{Context, Error, Kind, Result},
     image::{Image, Platform},
@@ -63,7 +59,9 @@ impl Containers {
         self.adapt(&mut host_config, &mut warnings)?;
         merge::merge(&mut config, &image.config)?;
         logs::validate(&mut host_config.log_config)?;
-        let wanted = mounts::wanted(&host_config, config.volumes.iter().flatten().map(|(path, _)| path))?;
+        let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
+        let declared = config.volumes.iter().flatten().map(|(path, _)| path);
+        let wanted = mounts::wanted(&host_config, of_others, declared)?;
 
         let id = names::random_id();
         let name = self.take_name(name, &id)?;
@@ -225,9 +223,9 @@ impl Containers {
             Container::new(record.clone(), State::default(), &directory)
         });
         if made.is_err() {
-            for mount in record.mounts.iter().filter(|mount| mount.anonymous) {
-                self.0.volumes.remove(&mount.point.name);
-            }
+            self.0.volumes.release(&record.id);
+            let own = record.mounts.iter().filter(|mount| mount.anonymous);
+            self.remove_volumes(own.map(|mount| &mount.point.name));
             if let Err(error) = self.finish_removal(&record.id, &directory) {
                 tracing::error!(container = record.id, "undo its creation: {error}");
             }
@@ -238,25 +236,37 @@ impl Containers {
     fn fill(&self, record: &mut Record, image: &Image, wanted: Vec<Wanted>) -> Result<()> {
         let snapshots = &self.0.snapshots;
         snapshots.create(&record.id, &image.layers)?;
+        let volumes = &self.0.volumes;
         let mut root: Option<std::path::PathBuf> = None;
         for wanted in wanted {
-            let mount: Mount = match wanted {
-                Wanted::Ready(mount) => mount,
-                Wanted::Volume { point, fill } => {
-                    let name = if fill {
-                        let root = match &root {
-                            Some(root) => root,
-                            None => root.insert(snapshots.mount(&record.id)?),
-                        };
-                        self.0.volumes.create_from(root, &point.destination)?
-                    } else {
-                        self.0.volumes.create()?
-                    };
-                    let path = self.0.volumes.path(&name);
-                    mounts::volume_mount(name, path, point)
+            let (mut mount, new, fill, declared) = match wanted {
+                Wanted::Ready(mount) => {
+                    if mount.is_volume() {
+                        volumes.keep(&mount.point.name, &record.id);
+                    }
+                    record.mounts.push(mount);
+                    continue;
                 }
+                Wanted::Volume { mount, volume, fill, declared } => (mount, volume, fill, declared),
             };
-            record.mounts.push(mount);
+            mount.point.name = volumes.acquire(new, &record.id)?;
+            mount.point.source = volumes.path(&mount.point.name).to_string_lossy().into_owned();
+            record.mounts.push(mount.clone());
+            if fill {
+                let root = match &root {
+                    Some(root) => root,
+                    None => root.insert(snapshots.mount(&record.id)?),
+                };
+                let MountPoint { name, destination, .. } = &mount.point;
+                volumes.fill(name, &record.id, root, destination).map_err(|error| match error.kind() {
+                    Kind::Conflict if declared => Error::system(format!(
+                        "cannot mount volume over existing file, file exists {}",
+                        root.join(destination.trim_start_matches('/')).display()
+                    )),
+                    Kind::Conflict => Error::system(error.to_string()),
+                    _ => error,
+                })?;
+            }
         }
         if root.is_some() {
             snapshots.unmount(&record.id)?;

@@ -1,14 +1,18 @@
 //! What a request mounts: volumes are made, so that a start finds them, and inspect is told.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use wire::docker::{container::MountPoint, host_config::HostConfig};
+use wire::docker::{
+    container::MountPoint,
+    host_config::{HostConfig, VolumeOptions},
+};
 
 use super::validate::clean_path;
 use crate::{
     container::record::Mount,
     error::{Error, Result},
     runtime::spec::{MountSource, RequestedMount, mounts::requested},
+    volume::{self, New},
 };
 
 /// A mount that a request or an image asks for.
@@ -16,24 +20,42 @@ use crate::{
 pub(super) enum Wanted {
     /// One that is complete as it is asked for.
     Ready(Mount),
-    /// A volume without a name that is to be made, at this place.
-    Volume { point: MountPoint, fill: bool },
+    /// A volume, to be made unless it is there. The mount lacks its name and place.
+    Volume {
+        mount: Mount,
+        volume: New,
+        /// Filled with what the image has in its place.
+        fill: bool,
+        /// Declared, by the image or the request, rather than mounted.
+        declared: bool,
+    },
 }
 
-/// The mounts of `host_config` that inspect shows, then a volume for each of `volumes` (the image's
-/// and the request's) that nothing else is mounted at.
+/// The mounts of `host_config` that inspect shows, with those of other containers that nothing else is
+/// mounted at; then a volume for each of `volumes` (the image's and the request's) that is left.
 ///
 /// # Errors
-/// Mounts that make no sense, in Docker's words; volumes with names, which are to come.
+/// Mounts that make no sense, in Docker's words.
 pub(super) fn wanted<'a>(
     host_config: &HostConfig,
+    of_others: Vec<Mount>,
     volumes: impl Iterator<Item = &'a String>,
 ) -> Result<Vec<Wanted>> {
-    if host_config.volumes_from.as_ref().is_some_and(|from| !from.is_empty()) {
-        return Err(Error::not_implemented("--volumes-from is not implemented yet"));
-    }
     let requested = requested(host_config)?;
-    let mut wanted = Vec::new();
+    let is_taken =
+        |destination: &str| requested.iter().any(|mount| mount.destination == Path::new(destination));
+    let mut wanted: Vec<Wanted> = of_others
+        .into_iter()
+        .filter(|mount| !is_taken(&mount.point.destination))
+        .map(Wanted::Ready)
+        .collect();
+    let of_others: Vec<String> = wanted
+        .iter()
+        .filter_map(|wanted| match wanted {
+            Wanted::Ready(mount) => Some(mount.point.destination.clone()),
+            Wanted::Volume { .. } => None,
+        })
+        .collect();
     for mount in &requested {
         let destination = mount.destination.to_string_lossy().into_owned();
         let point = MountPoint {
@@ -59,15 +81,35 @@ pub(super) fn wanted<'a>(
                         ..point
                     },
                     anonymous: false,
+                    subpath: String::new(),
                 }));
             }
-            MountSource::Volume { name: None, no_copy } => {
-                wanted.push(Wanted::Volume { point, fill: !no_copy });
-            }
-            MountSource::Volume { name: Some(name), .. } => {
-                return Err(Error::not_implemented(format!(
-                    "volumes with names are not implemented yet: {name}"
-                )));
+            MountSource::Volume { name, no_copy, subpath } => {
+                let options = volume_options(host_config, &destination);
+                let driver = match &options {
+                    Some(options) => options.driver_config.clone().unwrap_or_default(),
+                    None => wire::docker::host_config::DriverConfig {
+                        name: host_config.volume_driver.clone(),
+                        options: None,
+                    },
+                };
+                // What Docker shows when nothing was said: its label for a shared volume.
+                let mode = if point.mode.is_empty() { "z".to_owned() } else { point.mode.clone() };
+                wanted.push(Wanted::Volume {
+                    mount: Mount {
+                        point: volume_point(MountPoint { mode, ..point }),
+                        anonymous: name.is_none(),
+                        subpath: subpath.clone(),
+                    },
+                    volume: New {
+                        name: name.clone().unwrap_or_default(),
+                        driver: driver.name,
+                        labels: options.and_then(|options| options.labels),
+                        options: driver.options,
+                    },
+                    fill: !no_copy && subpath.is_empty(),
+                    declared: false,
+                });
             }
             // As in Docker, those of `--tmpfs` are not shown.
             MountSource::Tmpfs { .. } => {
@@ -76,7 +118,7 @@ pub(super) fn wanted<'a>(
                 };
                 if host_config.mounts.iter().flatten().any(is_mount) {
                     let point = MountPoint { kind: "tmpfs".to_owned(), ..point };
-                    wanted.push(Wanted::Ready(Mount { point, anonymous: false }));
+                    wanted.push(Wanted::Ready(Mount { point, anonymous: false, subpath: String::new() }));
                 }
             }
         }
@@ -86,29 +128,32 @@ pub(super) fn wanted<'a>(
         if destination == "/" {
             return Err(Error::invalid("invalid specification: destination can't be '/'"));
         }
-        if !requested.iter().any(|mount| mount.destination == Path::new(&destination)) {
-            let point = MountPoint { destination, rw: true, ..MountPoint::default() };
-            wanted.push(Wanted::Volume { point, fill: true });
+        if !is_taken(&destination) && !of_others.contains(&destination) {
+            let point = volume_point(MountPoint { destination, rw: true, ..MountPoint::default() });
+            wanted.push(Wanted::Volume {
+                mount: Mount { point, anonymous: true, subpath: String::new() },
+                volume: New { driver: host_config.volume_driver.clone(), ..New::default() },
+                fill: true,
+                declared: true,
+            });
         }
     }
     Ok(wanted)
 }
 
-/// The mount of the volume `name` at `path`.
-pub(super) fn volume_mount(name: String, path: PathBuf, point: MountPoint) -> Mount {
-    Mount {
-        point: MountPoint {
-            kind: "volume".to_owned(),
-            name,
-            source: path.to_string_lossy().into_owned(),
-            driver: "local".to_owned(),
-            ..point
-        },
-        anonymous: true,
-    }
+fn volume_point(point: MountPoint) -> MountPoint {
+    MountPoint { kind: "volume".to_owned(), driver: volume::DRIVER.to_owned(), ..point }
 }
 
-/// What the runtime mounts: what `host_config` asks for, with volumes where they are.
+/// What `--mount` says of the volume at `destination`; `None` for `-v`.
+fn volume_options(host_config: &HostConfig, destination: &str) -> Option<VolumeOptions> {
+    let mut mounts = host_config.mounts.iter().flatten();
+    let mount = mounts.find(|mount| mount.kind == "volume" && clean_path(&mount.target) == destination)?;
+    Some(mount.volume_options.clone().unwrap_or_default())
+}
+
+/// What the runtime mounts: what `host_config` asks for, and what the container got otherwise. Volumes have
+/// their names.
 ///
 /// # Errors
 /// As [`wanted`]; it was checked when the container was made.
@@ -117,18 +162,25 @@ pub(in crate::container) fn to_mount(
     mounts: &[Mount],
 ) -> Result<Vec<RequestedMount>> {
     let mut all = requested(host_config)?;
-    for mount in mounts.iter().filter(|mount| mount.point.kind == "volume") {
+    for mount in mounts.iter().filter(|mount| mount.point.kind != "tmpfs") {
         let point = &mount.point;
-        let source = MountSource::Bind { path: point.source.clone().into(), create: false };
+        let source = if mount.is_volume() {
+            let (name, subpath) = (Some(point.name.clone()), mount.subpath.clone());
+            MountSource::Volume { name, no_copy: true, subpath }
+        } else {
+            MountSource::Bind { path: point.source.clone().into(), create: false }
+        };
         let destination = Path::new(&point.destination);
         match all.iter_mut().find(|requested| requested.destination == destination) {
-            Some(requested) => requested.source = source,
+            Some(requested) if mount.is_volume() => requested.source = source,
+            Some(_) => {}
             None => all.push(RequestedMount {
                 source,
                 destination: destination.to_owned(),
                 read_only: !point.rw,
                 mode: point.mode.clone(),
-                propagation: "rprivate".to_owned(),
+                propagation: if point.propagation.is_empty() { "rprivate" } else { &point.propagation }
+                    .to_owned(),
                 non_recursive: false,
                 read_only_non_recursive: false,
             }),
@@ -147,39 +199,49 @@ mod tests {
         HostConfig { binds: Some(binds), ..HostConfig::default() }
     }
 
-    fn destination(wanted: &Wanted) -> &str {
+    fn mount(wanted: &Wanted) -> &Mount {
         match wanted {
-            Wanted::Ready(mount) => &mount.point.destination,
-            Wanted::Volume { point, .. } => &point.destination,
+            Wanted::Ready(mount) | Wanted::Volume { mount, .. } => mount,
         }
     }
 
     #[test]
-    fn each_place_is_mounted_once_and_an_images_volumes_give_way() {
-        let host_config = host_config(&["/tmp:/a:ro", "/c"]);
-        let volumes = ["/a", "/b/"].map(str::to_owned);
-        let wanted = wanted(&host_config, volumes.iter()).unwrap();
-        assert_eq!(wanted.iter().map(destination).collect::<Vec<_>>(), ["/a", "/c", "/b"]);
-        let Wanted::Ready(bind) = &wanted[0] else { panic!() };
+    fn each_place_is_mounted_once_and_others_give_way() {
+        let host_config = host_config(&["/tmp:/a:ro", "data:/c"]);
+        let volumes = ["/a", "/b/", "/d"].map(str::to_owned);
+        let others = ["/c", "/d"].map(|destination| Mount {
+            point: volume_point(MountPoint {
+                destination: destination.to_owned(),
+                name: "other".to_owned(),
+                ..MountPoint::default()
+            }),
+            anonymous: true,
+            subpath: "part".to_owned(),
+        });
+        let wanted = wanted(&host_config, others.to_vec(), volumes.iter()).unwrap();
+        let destinations: Vec<&str> =
+            wanted.iter().map(|wanted| mount(wanted).point.destination.as_str()).collect();
+        assert_eq!(destinations, ["/d", "/a", "/c", "/b"]);
+        let Wanted::Ready(bind) = &wanted[1] else { panic!() };
         assert_eq!((bind.point.kind.as_str(), bind.point.rw), ("bind", false));
+        let Wanted::Volume { mount: named, volume, fill: true, declared: false } = &wanted[2] else {
+            panic!()
+        };
+        assert_eq!((volume.name.as_str(), named.point.mode.as_str(), named.anonymous), ("data", "z", false));
 
-        let mounts: Vec<Mount> = wanted
-            .into_iter()
-            .map(|wanted| match wanted {
-                Wanted::Ready(mount) => mount,
-                Wanted::Volume { point, .. } => volume_mount("v".to_owned(), "/volumes/v".into(), point),
-            })
-            .collect();
+        let mounts: Vec<Mount> = wanted.iter().map(mount).cloned().collect();
         let mounted = to_mount(&host_config, &mounts).unwrap();
-        assert_eq!(mounted.len(), 3);
-        assert!(mounted.iter().all(|mount| matches!(&mount.source, MountSource::Bind { .. })));
+        assert_eq!(mounted.len(), 4);
+        let part = mounted.iter().find(|mount| mount.destination == Path::new("/d")).unwrap();
+        assert_eq!(
+            part.source,
+            MountSource::Volume { name: Some("other".to_owned()), no_copy: true, subpath: "part".to_owned() }
+        );
     }
 
     #[test]
     fn what_is_to_come_says_so() {
-        for bind in ["name:/data", "/no/such/directory:/x"] {
-            let error = wanted(&host_config(&[bind]), [].iter()).unwrap_err();
-            assert_eq!(error.kind(), Kind::NotImplemented, "{bind}");
-        }
+        let error = wanted(&host_config(&["/no/such/directory:/x"]), Vec::new(), [].iter()).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotImplemented);
     }
 }

@@ -24,7 +24,10 @@ use std::{
 
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Map, Value, json};
-use wire::docker::{container::ContainerConfig, host_config::HostConfig};
+use wire::docker::{
+    container::ContainerConfig,
+    host_config::{HostConfig, Resources},
+};
 
 pub use mounts::{MountSource, RequestedMount};
 pub use process::{ExecRequest, exec_process};
@@ -156,6 +159,15 @@ impl Machine {
                 .collect(),
         })
     }
+}
+
+/// Checks the limits that `POST /containers/{id}/update` brings, before they meet those that are there.
+/// Drops those that this machine has none of, and returns warnings of them.
+///
+/// # Errors
+/// What Docker refuses, in its words.
+pub(crate) fn check_update(resources: &mut Resources, machine: &Machine) -> Result<Vec<String>> {
+    resources::check_update(resources, &machine.cgroups, machine.cpus)
 }
 
 /// Checks what `POST /containers/create` brings, as far as it can be known before the container exists.

@@ -8,7 +8,10 @@ use std::{
 
 use wire::docker::host_config::{HostConfig, Mount, TmpfsOptions};
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    volume,
+};
 
 const DEFAULT_PROPAGATION: &str = "rprivate";
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
@@ -45,6 +48,8 @@ pub enum MountSource {
         name: Option<String>,
         /// Not filled with what the image has in its place.
         no_copy: bool,
+        /// What in the volume is mounted, relative to it; empty for all of it.
+        subpath: String,
     },
     Tmpfs {
         /// Comma-separated, as `mount(8)` takes them.
@@ -153,7 +158,8 @@ fn parse_bind(text: &str) -> Result<RequestedMount> {
         return Err(wrapped(mount_config(kind, "field BindOptions must not be specified")));
     } else {
         let name = Some(source.to_owned()).filter(|name| !name.is_empty());
-        MountSource::Volume { name, no_copy: words().any(|word| word == "nocopy") }
+        let no_copy = words().any(|word| word == "nocopy");
+        MountSource::Volume { name, no_copy, subpath: String::new() }
     };
     Ok(RequestedMount {
         source,
@@ -162,6 +168,20 @@ fn parse_bind(text: &str) -> Result<RequestedMount> {
         propagation: chosen.unwrap_or(DEFAULT_PROPAGATION).to_owned(),
         ..RequestedMount::at(destination)
     })
+}
+
+/// `CONTAINER[:MODE]` of `--volumes-from`: the container, and whether its mounts may be written.
+pub(crate) fn parse_volumes_from(text: &str) -> Result<(&str, bool)> {
+    if text.is_empty() {
+        return Err(Error::invalid("volumes-from specification cannot be an empty string"));
+    }
+    let (container, mode) = text.split_once(':').unwrap_or((text, ""));
+    // How each is mounted is the other container's.
+    let other = |word: &str| word == "nocopy" || PROPAGATIONS.contains(&word);
+    if !is_mode(mode) || mode.split(',').any(other) {
+        return Err(Error::invalid(format!("invalid mode: {mode}")));
+    }
+    Ok((container, !mode.split(',').any(|word| word == "ro")))
 }
 
 /// At most one word of each kind. SELinux labels (`z`) and consistency mean nothing here, as in Docker
@@ -199,6 +219,7 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
     let requested = RequestedMount { read_only: mount.read_only, ..RequestedMount::at(destination) };
     match kind {
         "bind" => {
+            extra(mount.volume_options.is_some(), "VolumeOptions")?;
             let options = mount.bind_options.clone().unwrap_or_default();
             if mount.source.is_empty() {
                 return Err(refuse("field Source must not be empty"));
@@ -235,7 +256,13 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
                 return Err(refuse("must not set ReadOnly mode when using anonymous volumes"));
             }
             let name = Some(mount.source.clone()).filter(|name| !name.is_empty());
-            Ok(RequestedMount { source: MountSource::Volume { name, no_copy: false }, ..requested })
+            let options = mount.volume_options.clone().unwrap_or_default();
+            let (no_copy, subpath) = (options.no_copy, options.subpath);
+            if !subpath.is_empty() && name.is_none() {
+                return Err(refuse("must not set Subpath when using anonymous volumes"));
+            }
+            volume::check_subpath(&subpath).map_err(refuse)?;
+            Ok(RequestedMount { source: MountSource::Volume { name, no_copy, subpath }, ..requested })
         }
         "tmpfs" => {
             extra(mount.bind_options.is_some(), "BindOptions")?;
@@ -351,8 +378,12 @@ mod tests {
         assert_eq!(mount.destination, Path::new("/c"));
         assert_eq!(mount.options().unwrap(), ["rbind", "ro", "rro", "rshared"]);
         let mount = parse_bind("data:/c:nocopy").unwrap();
-        assert_eq!(mount.source, MountSource::Volume { name: Some("data".into()), no_copy: true });
-        assert_eq!(parse_bind("/c").unwrap().source, MountSource::Volume { name: None, no_copy: false });
+        assert_eq!(
+            mount.source,
+            MountSource::Volume { name: Some("data".into()), no_copy: true, subpath: String::new() }
+        );
+        let own = MountSource::Volume { name: None, no_copy: false, subpath: String::new() };
+        assert_eq!(parse_bind("/c").unwrap().source, own);
         assert_eq!(error("/a:/b:rw,ro"), "invalid mode: rw,ro");
         assert_eq!(error("/a:/b:nonsense"), "invalid mode: nonsense");
         assert_eq!(error("/a:ro"), "invalid volume specification: '/a:ro'");
@@ -405,6 +436,16 @@ mod tests {
         let error = tmpfs_options("size").unwrap_err().to_string();
         assert_eq!(error, "invalid tmpfs option [\"size\"]");
         assert_eq!(tmpfs_options("a=b").unwrap_err().to_string(), "invalid tmpfs option [\"a\" \"b\"]");
+    }
+
+    #[test]
+    fn volumes_from_takes_few_modes() {
+        assert_eq!(parse_volumes_from("web").unwrap(), ("web", true));
+        assert_eq!(parse_volumes_from("web:ro,z").unwrap(), ("web", false));
+        for mode in ["nocopy", "rshared", "odd", "ro,rw"] {
+            let error = parse_volumes_from(&format!("web:{mode}")).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid mode: {mode}"));
+        }
     }
 
     #[test]

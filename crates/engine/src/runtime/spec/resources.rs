@@ -1,10 +1,12 @@
 //! A container's limits.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 use wire::docker::host_config::{HostConfig, Resources};
 
 use super::{
-    super::cgroup::CgroupVersion,
+    super::cgroup::{CgroupVersion, Cgroups},
     devices::{throttle, weights},
 };
 use crate::error::{Error, Result};
@@ -68,6 +70,57 @@ pub(super) fn check(resources: &Resources, cpus: usize) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses an update that makes no sense, in Docker's words. Drops what this machine cannot limit, and
+/// returns warnings of it.
+pub(super) fn check_update(resources: &mut Resources, cgroups: &Cgroups, cpus: usize) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if resources.blkio_weight != 0 && !cgroups.has_block_weight() {
+        resources.blkio_weight = 0;
+        warnings.push(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+                .to_owned(),
+        );
+    }
+    for (what, wanted, available) in [
+        ("CPUs", &resources.cpuset_cpus, cgroups.available("cpus")),
+        ("memory nodes", &resources.cpuset_mems, cgroups.available("mems")),
+    ] {
+        if wanted.is_empty() {
+            continue;
+        }
+        let field = if what == "CPUs" { "cpus" } else { "mems" };
+        let numbers = parse_set(wanted).ok_or_else(|| {
+            Error::invalid(format!("Invalid value {wanted} for cpuset {field}: invalid format: {wanted}"))
+        })?;
+        let has = parse_set(&available).unwrap_or_default();
+        if !has.is_empty() && !numbers.is_subset(&has) {
+            return Err(Error::invalid(format!(
+                "Requested {what} are not available - requested {wanted}, available: {available}"
+            )));
+        }
+    }
+    // Swap alone is fine: the container may have a limit of memory already.
+    let swap_alone = resources.memory == 0 && resources.memory_swap > 0;
+    let checked =
+        Resources { memory_swap: if swap_alone { 0 } else { resources.memory_swap }, ..resources.clone() };
+    check(&checked, cpus)?;
+    Ok(warnings)
+}
+
+/// `0-3,7` as numbers.
+fn parse_set(text: &str) -> Option<BTreeSet<u16>> {
+    let mut all = BTreeSet::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first {
+            return None;
+        }
+        all.extend(first..=last);
+    }
+    Some(all)
 }
 
 /// `linux.resources` as OCI JSON, without the devices.
@@ -244,6 +297,14 @@ mod tests {
         );
         assert!(error(Resources { blkio_weight: 5, ..plain() }).starts_with("Range of blkio"));
         check(&Resources { memory_swappiness: Some(-1), memory_swap: -1, ..plain() }, 2).unwrap();
+    }
+
+    #[test]
+    fn sets_of_cpus_are_read() {
+        assert_eq!(parse_set("0-2,7\n").unwrap(), BTreeSet::from([0, 1, 2, 7]));
+        for text in ["", "x", "3-1", "1-", "99999999"] {
+            assert!(parse_set(text).is_none(), "{text}");
+        }
     }
 
     #[test]

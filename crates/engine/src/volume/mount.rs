@@ -1,0 +1,120 @@
+//! Volumes that containers run on. Most are directories and nothing else; one with driver options is
+//! mounted on its directory as long as a container runs on it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
+
+use super::{Volumes, driver_options, remove::no_such_volume};
+use crate::error::{Context, Error, Result};
+
+impl Volumes {
+    /// Makes a volume ready for a container that is about to run on it, and says where its files are.
+    ///
+    /// # Errors
+    /// No such volume; the kernel refuses to mount what the driver's options name.
+    pub(crate) fn mount(&self, name: &str, container: &str) -> Result<PathBuf> {
+        let lock = self.0.changing.of(name.to_owned());
+        let _changing = lock.blocking_lock();
+        self.mount_locked(name, container)
+    }
+
+    pub(super) fn mount_locked(&self, name: &str, container: &str) -> Result<PathBuf> {
+        let record = self.state().get(name).map(|entry| entry.record.clone());
+        let record = record.ok_or_else(|| no_such_volume(name))?;
+        let path = self.path(name);
+        if let Some(options) = &record.options
+            && record.has_options()
+            && !is_mounted(&path).context(|| format!("look at {}", path.display()))?
+        {
+            driver_options::mount(options, &path).map_err(|error| {
+                Error::system(format!("error while mounting volume '{}'", path.display())).because(error)
+            })?;
+        }
+        if let Some(entry) = self.state().get_mut(name) {
+            entry.mounted.insert(container.to_owned());
+        }
+        Ok(path)
+    }
+
+    /// A container that an engine before this one started runs on a volume.
+    pub(crate) fn adopt(&self, name: &str, container: &str) {
+        if let Some(entry) = self.state().get_mut(name) {
+            entry.mounted.insert(container.to_owned());
+        }
+    }
+
+    /// A container runs on its volumes no longer. Returns those that it did run on.
+    pub(crate) fn unmount(&self, container: &str) -> Vec<String> {
+        let names: Vec<String> = self
+            .state()
+            .iter()
+            .filter(|(_, entry)| entry.mounted.contains(container))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &names {
+            let lock = self.0.changing.of(name.clone());
+            let _changing = lock.blocking_lock();
+            self.unmount_locked(name, container);
+        }
+        names
+    }
+
+    pub(super) fn unmount_locked(&self, name: &str, container: &str) {
+        let unused = {
+            let mut state = self.state();
+            let Some(entry) = state.get_mut(name) else { return };
+            entry.mounted.remove(container);
+            entry.mounted.is_empty() && entry.record.has_options()
+        };
+        if unused {
+            self.detach_unused(name);
+        }
+    }
+
+    /// Takes away what an engine before this one mounted and no container runs on. To be called once every
+    /// container that runs has said so.
+    pub(crate) fn settle(&self) {
+        let unused: Vec<String> = self
+            .state()
+            .iter()
+            .filter(|(_, entry)| entry.mounted.is_empty() && entry.record.has_options())
+            .map(|(name, _)| name.clone())
+            .collect();
+        unused.iter().for_each(|name| self.detach_unused(name));
+    }
+
+    fn detach_unused(&self, name: &str) {
+        let path = self.path(name);
+        if let Err(error) = detach(&path) {
+            tracing::warn!("unmount {}: {error}", path.display());
+        }
+    }
+}
+
+/// Whether something is mounted on `path`. A bind mount of the same file system has the same device
+/// number, so that only the kernel can tell.
+fn is_mounted(path: &Path) -> io::Result<bool> {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Takes away whatever is mounted on `path`. Nothing there is no error. When this returns without one,
+/// what is below `path` is the volume's own.
+pub(super) fn detach(path: &Path) -> io::Result<()> {
+    loop {
+        match is_mounted(path) {
+            Ok(true) => unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?,
+            Ok(false) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}

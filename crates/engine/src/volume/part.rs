@@ -1,0 +1,165 @@
+//! A part of a volume, as `volume-subpath` names it, at a path of its own. Whoever writes to the volume
+//! meanwhile could put a link in the part's place: it is opened once, and what was opened is mounted.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2},
+    io::Errno,
+    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+};
+
+use crate::error::{Context, Error, Result, errno_text};
+
+/// A lookup may be disturbed by renames; the kernel wants it repeated then.
+const ATTEMPTS: usize = 128;
+
+/// Refuses paths that are none below a volume, in Docker's words.
+pub(crate) fn check(subpath: &str) -> Result<(), &'static str> {
+    let mut depth = 0_usize;
+    let stays = Path::new(subpath).components().all(|part| match part {
+        Component::Normal(_) => {
+            depth += 1;
+            true
+        }
+        Component::CurDir => true,
+        Component::ParentDir => {
+            let above = depth > 0;
+            depth = depth.saturating_sub(1);
+            above
+        }
+        _ => false,
+    });
+    if stays { Ok(()) } else { Err("subpath must be a relative path within the volume") }
+}
+
+/// The parts that containers about to start are given, below the exec root.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    root: PathBuf,
+}
+
+impl Parts {
+    /// Takes away what an engine before this one left.
+    pub(crate) fn open(exec_root: &Path) -> Result<Self> {
+        let parts = Self { root: exec_root.join("volume-parts") };
+        let root = &parts.root;
+        fs::create_dir_all(root).context(|| format!("create {}", root.display()))?;
+        for entry in fs::read_dir(root).context(|| format!("read {}", root.display()))? {
+            let entry = entry.context(|| format!("read {}", root.display()))?;
+            if let Some(container) = entry.file_name().to_str() {
+                parts.remove(container);
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Mounts `subpath` of the volume at `volume` for a container, and says where. It is to be removed
+    /// when the container has its own mount of it.
+    ///
+    /// # Errors
+    /// There is no such part, or it is not in the volume.
+    pub(crate) fn make(&self, container: &str, volume: &Path, subpath: &str) -> Result<PathBuf> {
+        let shown = volume.join(subpath);
+        let part = open_beneath(volume, subpath).map_err(|error| {
+            let (base, shown) = (volume.display(), shown.display());
+            Error::system(match error {
+                Errno::XDEV => {
+                    format!("path concatenation escapes the base directory, base: {base}, subpath: {subpath}")
+                }
+                other => format!("cannot access path {shown}: lstat {shown}: {}", errno_text(other)),
+            })
+        })?;
+        let directory = self.root.join(container);
+        let what = || format!("mount {}", shown.display());
+        fs::create_dir_all(&directory).context(what)?;
+        let number = fs::read_dir(&directory).context(what)?.count();
+        let place = directory.join(number.to_string());
+        let stat = fstat(&part).context(what)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            fs::create_dir(&place).context(what)?;
+        } else {
+            fs::File::create_new(&place).context(what)?;
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = open_tree(part.as_fd(), c"", flags).context(what)?;
+        move_mount(&tree, c"", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(what)?;
+        Ok(place)
+    }
+
+    /// Takes a container's parts away. What it has mounted is its own.
+    pub(crate) fn remove(&self, container: &str) {
+        let directory = self.root.join(container);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return tracing::warn!("read {}: {error}", directory.display()),
+        };
+        for entry in entries.flatten() {
+            let place = entry.path();
+            // A place that nothing was mounted on is only removed. Neither call goes into what may be
+            // mounted there.
+            let _ = unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            if fs::remove_dir(&place).or_else(|_| fs::remove_file(&place)).is_err() {
+                tracing::warn!("cannot remove {}", place.display());
+            }
+        }
+        if let Err(error) = fs::remove_dir(&directory) {
+            tracing::warn!("remove {}: {error}", directory.display());
+        }
+    }
+}
+
+/// Opens what `subpath` is in `volume`, if no link on the way leads out of it.
+fn open_beneath(volume: &Path, subpath: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let volume = openat(CWD, volume, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let mut result = Err(Errno::AGAIN);
+    for _ in 0..ATTEMPTS {
+        result = openat2(&volume, subpath, flags, Mode::empty(), resolve);
+        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_paths_within_are_taken() {
+        for path in ["a", "a/b", "./a", "a/../b"] {
+            check(path).unwrap();
+        }
+        for path in ["/a", "..", "../a", "a/../../b"] {
+            assert!(check(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn links_do_not_lead_out() {
+        let outside = tempfile::tempdir().unwrap();
+        let volume = tempfile::tempdir().unwrap();
+        fs::create_dir(volume.path().join("inner")).unwrap();
+        symlink(outside.path(), volume.path().join("absolute")).unwrap();
+        symlink("..", volume.path().join("up")).unwrap();
+        symlink("inner", volume.path().join("near")).unwrap();
+        open_beneath(volume.path(), "near").unwrap();
+        for path in ["absolute", "up", "inner/../../x"] {
+            assert_eq!(open_beneath(volume.path(), path).unwrap_err(), Errno::XDEV, "{path}");
+        }
+        assert_eq!(open_beneath(volume.path(), "missing").unwrap_err(), Errno::NOENT);
+    }
+}
