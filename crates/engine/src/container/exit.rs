@@ -136,7 +136,7 @@ impl Containers {
         self.forget_execs(container);
         let (containers, target) = (self.clone(), container.clone());
         let unmounted = super::blocking(move || {
-            containers.unmount_volumes(&target);
+            containers.unmount_volumes(&target, &target.id);
             containers.0.snapshots.unmount(&target.id)
         });
         if let Err(error) = unmounted.await {

@@ -1,7 +1,10 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rustix::fs::OFlags;
@@ -18,7 +21,35 @@ use crate::{
 /// A container's root, running or not, that can be read and written whatever becomes of the container.
 pub(super) struct Files {
     view: View,
+    _volumes: Option<HeldVolumes>,
     _kept: OwnedRwLockReadGuard<()>,
+}
+
+/// The volumes of a container, for as long as its files are looked at.
+struct HeldVolumes {
+    containers: Containers,
+    container: Arc<Container>,
+    user: String,
+}
+
+impl HeldVolumes {
+    fn new(containers: &Containers, container: &Arc<Container>) -> Self {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let user = format!("{}-{}", container.id, COUNTER.fetch_add(1, Ordering::Relaxed));
+        Self { containers: containers.clone(), container: container.clone(), user }
+    }
+}
+
+impl Drop for HeldVolumes {
+    fn drop(&mut self) {
+        let (containers, container) = (self.containers.clone(), self.container.clone());
+        let user = std::mem::take(&mut self.user);
+        let give_back = move || containers.unmount_volumes(&container, &user);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(give_back)),
+            Err(_) => give_back(),
+        }
+    }
 }
 
 impl Files {
@@ -40,7 +71,7 @@ impl Containers {
         let kept = container.views.clone().read_owned().await;
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
         let view = super::blocking(move || snapshots.view(&id, |_| Ok(()))).await?;
-        Ok(Files { view, _kept: kept })
+        Ok(Files { view, _volumes: None, _kept: kept })
     }
 
     /// What `docker cp` sees: the container's own files, its volumes and what else is bound into it. As in
@@ -48,18 +79,24 @@ impl Containers {
     pub(super) async fn files(&self, container: &Arc<Container>) -> Result<Files> {
         let kept = container.views.clone().read_owned().await;
         let (containers, container) = (self.clone(), container.clone());
-        let view = super::blocking(move || {
-            containers.0.snapshots.view(&container.id, |root| containers.mount_files(&container, root))
-        });
-        Ok(Files { view: view.await?, _kept: kept })
+        super::blocking(move || {
+            let volumes = HeldVolumes::new(&containers, &container);
+            let view = containers
+                .0
+                .snapshots
+                .view(&container.id, |root| containers.mount_files(&container, &volumes.user, root))?;
+            Ok(Files { view, _volumes: Some(volumes), _kept: kept })
+        })
+        .await
     }
 
-    fn mount_files(&self, container: &Container, root: BorrowedFd<'_>) -> Result<()> {
+    fn mount_files(&self, container: &Container, user: &str, root: BorrowedFd<'_>) -> Result<()> {
         let record = container.record();
         let host = &record.host_config;
         let root = root.try_clone_to_owned().context(|| "open the root of a container".to_owned())?;
         let root = Root::from(root);
-        let mut mounts = create::to_mount(host, &record.mounts)?;
+        let mounts = create::to_mount(host, &record.mounts)?;
+        let mut mounts = self.mount_volumes(&record, user, mounts)?;
         // What is mounted in another mount comes after it.
         mounts.sort_by_key(|mount| mount.destination.components().count());
         for mount in &mounts {

@@ -128,7 +128,7 @@ impl Containers {
         };
         let join = self.join(container, &mode)?;
         let mounts = create::to_mount(host, &record.mounts)?;
-        let mounts = self.mount_volumes(&record, mounts)?;
+        let mounts = self.mount_volumes(&record, &record.id, mounts)?;
         for mount in &mounts {
             mount.prepare()?;
         }

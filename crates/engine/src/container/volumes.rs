@@ -32,21 +32,23 @@ impl Containers {
         Ok(all)
     }
 
-    /// Makes the volumes of a container that is about to start ready, and puts where their files are in
-    /// their place among `mounts`.
+    /// Makes the volumes of a container ready for `user`, and puts where their files are in their place
+    /// among `mounts`. The user is the container's ID when it is about to start, another word for whoever
+    /// else needs its files; [`Containers::unmount_volumes`] gives them back.
     ///
     /// # Errors
     /// A volume that cannot be mounted, a part that it does not have; in Docker's words.
     pub(super) fn mount_volumes(
         &self,
         record: &Record,
+        user: &str,
         mut mounts: Vec<RequestedMount>,
     ) -> Result<Vec<RequestedMount>> {
         for mount in &mut mounts {
             let MountSource::Volume { name: Some(name), subpath, .. } = &mount.source else { continue };
-            let mut path = self.0.volumes.mount(name, &record.id)?;
+            let mut path = self.0.volumes.mount(name, user)?;
             if !subpath.is_empty() {
-                path = self.0.parts.make(&record.id, &path, subpath)?;
+                path = self.0.parts.make(user, &path, subpath)?;
             }
             let destination = mount.destination.to_string_lossy();
             let attributes = [
@@ -61,10 +63,10 @@ impl Containers {
         Ok(mounts)
     }
 
-    /// Gives the volumes back that a container ran on.
-    pub(super) fn unmount_volumes(&self, container: &Container) {
-        self.0.parts.remove(&container.id);
-        let unmounted = self.0.volumes.unmount(&container.id);
+    /// Gives the volumes of a container back that `user` had.
+    pub(super) fn unmount_volumes(&self, container: &Container, user: &str) {
+        self.0.parts.remove(user);
+        let unmounted = self.0.volumes.unmount(user);
         for mount in container.record().mounts.iter().filter(|mount| mount.is_volume()) {
             if unmounted.contains(&mount.point.name) {
                 self.0.volumes.emit(&mount.point.name, "unmount", [("container", container.id.as_str())]);
