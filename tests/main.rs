@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
 
     engine::end_shared();
+    for line in docker::summaries() {
+        say(&line);
+    }
     let skipped = case::skipped();
     if !skipped.is_empty() {
         say("\nSKIPPED:");

@@ -2,8 +2,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tests::engine::{Engine, Kind};
+use tests::engine::Engine;
 
+use crate::engines;
 use crate::table::{Figure, Limit, Value, median};
 
 /// Container cycles of each engine.
@@ -12,16 +13,6 @@ const CYCLES: usize = 30;
 const RUNS: usize = 15;
 /// Cycles that are not counted: programs and files come from the disk the first time.
 const WARM_UP: usize = 3;
-
-/// Ours and Docker's, each in namespaces of its own, with the same image.
-fn engines() -> Result<[Engine; 2]> {
-    let start = |kind| -> Result<Engine> {
-        let engine = Engine::start(kind)?;
-        engine.load_busybox()?;
-        Ok(engine)
-    };
-    Ok([start(Kind::Native)?, start(Kind::Dockerd)?])
-}
 
 const STEPS: [&str; 4] = ["create", "start", "wait", "rm"];
 

@@ -1,5 +1,7 @@
 //! Measurements of a finished product, beside its peers in the same run: `cargo xtask bench [ROW…] [--json]`.
 
+/// Many containers, their logs, and processes in them.
+mod containers;
 /// Create, start, wait, remove, over the API.
 mod cycle;
 /// A machine that has nothing to do.
@@ -14,7 +16,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use tests::case::Skip;
-use tests::{engine, leftovers, roles};
+use tests::engine::{self, Engine, Kind};
+use tests::{leftovers, roles};
 
 use table::Figure;
 
@@ -24,6 +27,11 @@ type Row = (&'static str, &'static str, fn() -> Result<Vec<Figure>>);
 const ROWS: &[Row] = &[
     ("cycle", "container cycle over the API, network none: ours natively, and dockerd", cycle::over_the_api),
     ("run", "`docker run --rm busybox true`, network none, and `docker version`", cycle::through_the_client),
+    ("exec", "an exec of `true` over the API", containers::exec),
+    ("twenty", "20 containers created and started at once", containers::twenty),
+    ("logs", "200 MB of logs, written and read back", containers::logs),
+    ("list", "the list of 200 containers over the API", containers::list),
+    ("memory", "the engine and its helpers with 50 running containers", containers::memory),
     (
         "start",
         "`coracle start` until `docker version` answers, and the bare boot of the same kernel",
@@ -82,6 +90,16 @@ fn measure(names: &[String], json: bool) -> Result<()> {
         bail!("not measured: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Ours natively and Docker's, each in namespaces of its own, with the same image.
+fn engines() -> Result<[Engine; 2]> {
+    let start = |kind| -> Result<Engine> {
+        let engine = Engine::start(kind)?;
+        engine.load_busybox()?;
+        Ok(engine)
+    };
+    Ok([start(Kind::Native)?, start(Kind::Dockerd)?])
 }
 
 /// Progress goes where it does not mix with the table.

@@ -16,6 +16,12 @@ impl Value {
         Self { number: time.as_secs_f64() * 1000.0, unit: "ms" }
     }
 
+    /// Megabytes per second.
+    pub(crate) fn throughput(bytes: usize, time: Duration) -> Self {
+        // Figures are far below 2^53 bytes.
+        Self { number: bytes as f64 / 1e6 / time.as_secs_f64(), unit: "MB/s" }
+    }
+
     /// MiB.
     pub(crate) fn memory(bytes: u64) -> Self {
         // Figures are far below 2^53 bytes.
@@ -35,12 +41,14 @@ pub(crate) struct Figure {
     pub(crate) samples: usize,
 }
 
-/// The most that a figure may be.
+/// What a figure may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
     Value(f64),
     /// Times the peer's figure.
     Ratio(f64),
+    /// The least that it may be, rather.
+    AtLeast(f64),
 }
 
 impl Figure {
@@ -52,6 +60,7 @@ impl Figure {
         match self.limit? {
             Limit::Value(most) => Some(self.ours.number <= most),
             Limit::Ratio(most) => Some(self.ratio()? <= most),
+            Limit::AtLeast(least) => Some(self.ours.number >= least),
         }
     }
 }
@@ -78,6 +87,7 @@ pub(crate) fn text(figures: &[Figure]) -> String {
             None => String::new(),
             Some(Limit::Value(most)) => format!("≤ {most} {}", figure.ours.unit),
             Some(Limit::Ratio(most)) => format!("≤ {most} ×"),
+            Some(Limit::AtLeast(least)) => format!("≥ {least} {}", figure.ours.unit),
         };
         let (name, ours, samples) = (&figure.name, value(figure.ours), figure.samples);
         let _ = writeln!(text, "| {name} | {ours} | {peer} | {ratio} | {limit}{mark} | {samples} |");

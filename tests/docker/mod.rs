@@ -5,6 +5,7 @@ mod changes;
 mod commit;
 mod containers;
 mod copy;
+mod docker_py;
 mod events;
 mod exec;
 mod images;
@@ -16,6 +17,7 @@ mod pull;
 mod restart;
 mod stats;
 mod system;
+mod under_load;
 mod volumes;
 
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
@@ -25,6 +27,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("commit", commit::cases()),
         ("containers", containers::cases()),
         ("copy", copy::cases()),
+        ("docker_py", docker_py::cases()),
         ("events", events::cases()),
         ("exec", exec::cases()),
         ("images", images::cases()),
@@ -36,6 +39,12 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("restart", restart::cases()),
         ("stats", stats::cases()),
         ("system", system::cases()),
+        ("under_load", under_load::cases()),
         ("volumes", volumes::cases()),
     ]
+}
+
+/// What cases have to say beyond whether they passed.
+pub(crate) fn summaries() -> Vec<String> {
+    docker_py::summary()
 }

@@ -9,6 +9,8 @@ use crate::process;
 
 /// Names the folder with dockerd and its companions; `cargo xtask test` sets it.
 pub const PEER: &str = "CORACLE_PEER";
+/// Names the folder with docker-py's tests; `cargo xtask test` sets it.
+const DOCKER_PY: &str = "CORACLE_DOCKER_PY";
 /// Names the engine's program, for an engine that `cargo xtask build` has not installed.
 pub const AGENT: &str = "CORACLE_AGENT";
 /// Names the host program likewise.
@@ -39,13 +41,27 @@ pub fn coracle() -> Result<PathBuf> {
     product(HOST, "coracle")
 }
 
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Where `cargo xtask` keeps what takes long to make.
+fn cache() -> Option<PathBuf> {
+    let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    variable("CORACLE_CACHE").or_else(|| Some(base?.join("coracle")))
+}
+
+/// The folder with docker-py's tests: `source/` and `python/`.
+pub fn docker_py() -> Result<PathBuf> {
+    let newest = || std::fs::read_dir(cache()?.join("docker-py")).ok()?.flatten().map(|entry| entry.path()).max();
+    match variable(DOCKER_PY).or_else(newest) {
+        Some(folder) if folder.join("source/tests/integration").is_dir() => Ok(folder),
+        _ => Err(Skip::because("docker-py's tests are not there: run `cargo xtask test --level 2`").into()),
+    }
+}
+
 /// The folder with dockerd and its companions: `bin/` and `cli-plugins/`.
 pub fn peer() -> Result<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = || {
-        let base = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-        variable("CORACLE_CACHE").or_else(|| Some(base?.join("coracle")))
-    };
     let folder = variable(PEER).or_else(|| Some(cache()?.join("peer/tools")));
     match folder {
         Some(folder) if folder.join("bin/dockerd").is_file() => Ok(folder),

@@ -9,7 +9,7 @@ use crate::{build, command, peer, setup};
 /// What may be said after `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rows to measure: cycle, run, start, idle, engine-memory [default: all]
+    /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, start, idle, engine-memory [default: all]
     #[arg(value_name = "ROW")]
     rows: Vec<String>,
     /// Print JSON instead of a table

@@ -58,7 +58,7 @@ pub(crate) fn download_unpacked(suite: Suite, packages: &[(&str, &str)], dest: &
 
     let name = dest.file_name().context("a folder to unpack into needs a name")?.to_string_lossy();
     let draft = dest.with_file_name(format!(".{name}.{}", std::process::id()));
-    discard(&draft)?;
+    paths::remove_folder(&draft)?;
     fs::create_dir_all(&draft).with_context(|| format!("creating {}", draft.display()))?;
     for (name, version) in &chosen {
         stage.update(name);
@@ -68,20 +68,11 @@ pub(crate) fn download_unpacked(suite: Suite, packages: &[(&str, &str)], dest: &
         fs::remove_file(&deb).with_context(|| format!("removing {}", deb.display()))?;
     }
     paths::publish(&draft.join(".coracle-packages"), wanted.as_bytes())?;
-    discard(dest)?;
+    paths::remove_folder(dest)?;
     fs::rename(&draft, dest).with_context(|| format!("moving {} into place", dest.display()))?;
     let list: Vec<String> = chosen.iter().map(|(name, version)| format!("{name} {version}")).collect();
     stage.done(list.join(", "));
     Ok(())
-}
-
-fn discard(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// apt with a source list, package lists and a cache of our own.
@@ -165,7 +156,7 @@ impl Apt {
     /// Fetches one package; apt checks it against the signed lists.
     fn download(&self, name: &str, version: &str) -> Result<PathBuf> {
         let folder = self.home.join("download").join(format!("{name}.{}", std::process::id()));
-        discard(&folder)?;
+        paths::remove_folder(&folder)?;
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let log = self.home.join("download.log");
         retry(&format!("{name} {version}"), || {
@@ -182,7 +173,7 @@ impl Apt {
         };
         let kept = self.home.join("download").join(format!("{name}.{}.deb", std::process::id()));
         fs::rename(&file, &kept).with_context(|| format!("moving {}", file.display()))?;
-        discard(&folder)?;
+        paths::remove_folder(&folder)?;
         Ok(kept)
     }
 }

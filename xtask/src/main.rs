@@ -14,6 +14,7 @@ mod command;
 mod debian;
 mod demo;
 mod digest;
+mod docker_py;
 mod image;
 mod paths;
 mod peer;

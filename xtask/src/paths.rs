@@ -39,6 +39,16 @@ fn choose_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
     Some(base.join("coracle"))
 }
 
+/// Removes a folder with all that is in it, if it is there.
+pub(crate) fn remove_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file whole or not at all: a reader sees the old content or the new one.
 pub(crate) fn publish(file: &Path, content: &[u8]) -> Result<()> {
     let name = file.file_name().context("a file to publish needs a name")?.to_string_lossy();

@@ -66,10 +66,10 @@ pub(crate) fn ensure() -> Result<Peer> {
     let made_from = format!("{:?}", modified(&packages)?);
     if !fs::read_to_string(&stamp).is_ok_and(|found| found == made_from) {
         let draft = home.join(format!(".tools.{}", std::process::id()));
-        remove(&draft)?;
+        paths::remove_folder(&draft)?;
         assemble(&packages, &draft).context("preparing dockerd and its companions")?;
         paths::publish(&draft.join(".made-from"), made_from.as_bytes())?;
-        remove(&folder)?;
+        paths::remove_folder(&folder)?;
         fs::rename(&draft, &folder).with_context(|| format!("moving {} into place", folder.display()))?;
     }
     Ok(Peer { folder })
@@ -106,13 +106,4 @@ fn assemble(packages: &Path, dest: &Path) -> Result<()> {
     .context("pointing runc to the C library unpacked with it")?;
     command::output(Command::new(&runc).arg("--version")).context("the prepared runc does not run")?;
     Ok(())
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -57,6 +57,7 @@ const PACKAGES: &[Package] = &[
     // Tests.
     package("iproute2", "private networks in tests"),
     package("iptables", "dockerd, which the tests compare with, needs it"),
+    package("python3-venv", "runs docker-py's own tests against the engine"),
     package("patchelf", "lets runc of a newer Debian run here, for dockerd"),
     package("util-linux", "private namespaces in tests"),
 ];

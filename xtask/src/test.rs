@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::terminal::{complain, duration, say};
-use crate::{build, check, command, peer, setup};
+use crate::{build, check, command, docker_py, peer, setup};
 
 /// What may be said after `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let filter = args.filter.as_deref();
     let mut stages: Vec<Stage<'_>> = vec![("setup", Box::new(setup::ensure))];
     if args.against.is_some() {
-        stages.push(("docker client and dockerd", Box::new(|| peer::ensure().map(drop))));
+        stages.push(("other people's programs", Box::new(others_programs)));
         stages.push(("cases against dockerd", Box::new(move || cases("dockerd", filter))));
         return run_all(&stages);
     }
@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     if args.level.is_none_or(|level| level > 1) {
         stages.push(("build", Box::new(|| build::product().map(drop))));
-        stages.push(("docker client and dockerd", Box::new(|| peer::ensure().map(drop))));
+        stages.push(("other people's programs", Box::new(others_programs)));
     }
     if args.level.is_none_or(|level| level == 2) {
         stages.push(("level 2, the engine on this Linux", Box::new(move || cases("native", filter))));
@@ -113,10 +113,18 @@ fn unit_tests(mut cargo: Command, crates: &[&str], filter: Option<&str>) -> Resu
     command::run(&mut cargo)
 }
 
+/// Docker's own programs and docker-py's tests.
+fn others_programs() -> Result<()> {
+    peer::ensure().context("fetching the docker client and dockerd")?;
+    docker_py::ensure().context("fetching docker-py")?;
+    Ok(())
+}
+
 /// Runs the cases of one engine, which must be there.
 fn cases(engine: &str, filter: Option<&str>) -> Result<()> {
-    let peer = peer::ensure().context("fetching the docker client and dockerd")?;
+    let peer = peer::ensure()?;
     let mut cargo = build::cargo("test");
     cargo.args(["--release", "--package", "tests", "--test", "coracle", "--"]).args(filter);
-    command::run(cargo.env("CORACLE_PEER", &peer.folder).env("CORACLE_ENGINES", engine))
+    cargo.env("CORACLE_PEER", &peer.folder).env("CORACLE_DOCKER_PY", docker_py::ensure()?);
+    command::run(cargo.env("CORACLE_ENGINES", engine))
 }

@@ -83,7 +83,7 @@ fn build(cache: &Path, finished: &Path, source: &Source, config_file: &Path, con
     let _ = fs::remove_file(&log);
     let folder = source.unpack(cache, &log)?;
     let draft = cache.join("build");
-    remove(&draft)?;
+    paths::remove_folder(&draft)?;
     let objects = draft.join("objects");
     let result = draft.join("result");
     for folder in [&objects, &result] {
@@ -126,9 +126,9 @@ fn build(cache: &Path, finished: &Path, source: &Source, config_file: &Path, con
     fs::copy(&result_file, result.join("config")).context("keeping the configuration")?;
     let length = fs::metadata(&vmlinux).with_context(|| format!("reading {}", vmlinux.display()))?.len();
 
-    remove(finished)?;
+    paths::remove_folder(finished)?;
     fs::rename(&result, finished).with_context(|| format!("moving {} into place", finished.display()))?;
-    remove(&draft)?;
+    paths::remove_folder(&draft)?;
     stage.done(format_args!("{}, {}", release.trim(), size(length)));
     Ok(())
 }
@@ -162,7 +162,7 @@ impl Source {
         ensure!(archive.is_file(), "{} is missing: `cargo xtask setup` installs it", archive.display());
         let stage = Stage::begin(format!("guest kernel: unpacking {}", archive.display()));
         let draft = folder.join(".draft");
-        remove(&folder)?;
+        paths::remove_folder(&folder)?;
         fs::create_dir_all(&draft).with_context(|| format!("creating {}", draft.display()))?;
         let mut tar = Command::new("tar");
         command::output(tar.arg("-xJf").arg(&archive).args(["--strip-components=1", "-C"]).arg(&draft))?;
@@ -194,15 +194,6 @@ fn read_patches(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         Ok((file, content))
     };
     files.into_iter().map(read).collect()
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The options that our list asks for: name and value.
