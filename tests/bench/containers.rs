@@ -41,8 +41,7 @@ fn in_turn<T>(
     let mut all = [const { Vec::new() }; 2];
     for round in 0..WARM_UP + samples {
         for (number, values) in all.iter_mut().enumerate() {
-            let value =
-                measure(number).with_context(|| format!("measuring {}", engines[number].kind()))?;
+            let value = measure(number).with_context(|| format!("measuring {}", engines[number].kind()))?;
             if round >= WARM_UP {
                 values.push(value);
             }

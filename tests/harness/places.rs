@@ -53,7 +53,8 @@ fn cache() -> Option<PathBuf> {
 
 /// The folder with docker-py's tests: `source/` and `python/`.
 pub fn docker_py() -> Result<PathBuf> {
-    let newest = || std::fs::read_dir(cache()?.join("docker-py")).ok()?.flatten().map(|entry| entry.path()).max();
+    let newest =
+        || std::fs::read_dir(cache()?.join("docker-py")).ok()?.flatten().map(|entry| entry.path()).max();
     match variable(DOCKER_PY).or_else(newest) {
         Some(folder) if folder.join("source/tests/integration").is_dir() => Ok(folder),
         _ => Err(Skip::because("docker-py's tests are not there: run `cargo xtask test --level 2`").into()),

@@ -67,6 +67,11 @@ fn exec(args: &[OsString]) -> Result<ExitStatus> {
     let (options, program, args) = split(args)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("binding to the parent")?;
     take_terminal(options)?;
+    // A shell that runs the tests in the background has them ignored, and so would every program here.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let error = Command::new(program).args(args).exec();
     Err(error).with_context(|| format!("executing {}", program.display()))
 }

@@ -14,6 +14,8 @@ pub mod error;
 pub mod events;
 /// Images: the content store, references, and the ways in and out.
 pub mod image;
+/// Opening what is at a path that somebody else chose.
+mod lookup;
 /// Networks a container can be in.
 pub mod network;
 /// How a container's processes come to be: OCI configuration and the helper that applies it.
@@ -28,5 +30,16 @@ pub mod store;
 pub mod system;
 /// Volumes: directories that outlive the containers that use them.
 mod volume;
+
+use error::{Error, Result};
+
+/// Runs what blocks on the disk, on mounts or on other processes. It comes to its end even if nobody waits
+/// for it any more.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::system("a task of the engine panicked").because(error)),
+    }
+}
 
 pub use system::{Config, Engine, Host, STOP_TIMEOUT_FILE, serve};

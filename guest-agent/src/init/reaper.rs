@@ -103,18 +103,14 @@ impl Children {
         Children { table: Mutex::default(), alone: Condvar::new() }
     }
 
-    /// Starts a process whose exit is delivered to the returned [`Child`]. Its signal mask is empty,
-    /// whatever this process blocks for itself.
+    /// Starts a process whose exit is delivered to the returned [`Child`]. No signal is blocked or ignored
+    /// in it, whatever this process does for itself or was started with.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        // SAFETY: `sigemptyset` and `pthread_sigmask` are async-signal-safe and touch only the local set.
+        // SAFETY: between fork and exec, where it may be called.
         unsafe {
             command.pre_exec(|| {
-                let mut none = std::mem::zeroed();
-                libc::sigemptyset(&raw mut none);
-                match libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) {
-                    0 => Ok(()),
-                    error => Err(io::Error::from_raw_os_error(error)),
-                }
+                engine::shim::reset_signals();
+                Ok(())
             });
         }
         // The table stays locked from the fork until the owner is entered, so the reaper cannot meet a

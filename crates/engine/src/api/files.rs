@@ -104,7 +104,8 @@ async fn commit(
         comment: text("comment"),
         changes: params.all("changes").map(str::to_owned).collect(),
         pause: params.flag_or("pause", true),
-        config,
+        // docker-py sends an empty one where it means none.
+        config: config.filter(|config| *config != ContainerConfig::default()),
     };
     let id = to_end(async move { engine.containers.commit(commit).await }).await?;
     Ok((StatusCode::CREATED, Json(CommitResponse { id })))

@@ -2,18 +2,18 @@ use axum::{
     Extension, Json, Router,
     extract::{Path, State},
     http::StatusCode,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use wire::docker::volume::{CreateRequest, List, PruneReport, Volume};
 
 use super::{
     Shared,
-    containers::to_end,
     filters::Filters,
     request::{OptionalJson, Params},
     version::ApiVersion,
 };
 use crate::{
+    blocking,
     error::{Error, Kind, Result},
     volume::{LIST_FILTERS, New, PRUNE_FILTERS},
 };
@@ -21,9 +21,17 @@ use crate::{
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/volumes", get(list))
-        .route("/volumes/create", post(create))
-        .route("/volumes/prune", post(prune))
+        .route("/volumes/create", post(create).merge(named("create")))
+        .route("/volumes/prune", post(prune).merge(named("prune")))
         .route("/volumes/{name}", get(inspect).put(update).delete(remove))
+}
+
+/// The other verbs of a route that is also a volume's name.
+fn named(name: &'static str) -> MethodRouter<Shared> {
+    let path = move || Path(name.to_owned());
+    get(move |engine| inspect(engine, path()))
+        .put(update)
+        .delete(move |engine, params| remove(engine, path(), params))
 }
 
 async fn list(State(engine): State<Shared>, params: Params) -> Result<Json<List>> {
@@ -39,7 +47,7 @@ async fn create(
     State(engine): State<Shared>,
     OptionalJson(request): OptionalJson<CreateRequest>,
 ) -> Result<(StatusCode, Json<Volume>)> {
-    let made = on_disk(move || {
+    let made = blocking(move || {
         let CreateRequest { name, driver, driver_opts, labels } = request;
         let name = engine.volumes.create(New { name, driver, labels, options: driver_opts })?;
         engine.volumes.inspect(&name)
@@ -52,7 +60,7 @@ async fn remove(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<StatusCode> {
-    on_disk(move || engine.volumes.remove(&name, params.flag("force"))).await?;
+    blocking(move || engine.volumes.remove(&name, params.flag("force"))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -63,21 +71,10 @@ async fn prune(
 ) -> Result<Json<PruneReport>> {
     let filters = Filters::parse(params.get("filters"), PRUNE_FILTERS)?;
     // Before 1.42 volumes with names were pruned, too.
-    on_disk(move || engine.volumes.prune(&filters, !version.at_least(42))).await.map(Json)
+    blocking(move || engine.volumes.prune(&filters, !version.at_least(42))).await.map(Json)
 }
 
 /// Only volumes of a cluster have anything that could be changed.
 async fn update() -> Error {
     Error::new(Kind::Unavailable, "volume update only valid for cluster volumes, but swarm is unavailable")
-}
-
-/// Runs what blocks on the disk to its end, even if the client leaves before.
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    to_end(async move {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            Err(error) => Err(Error::system("a task of the engine panicked").because(error)),
-        }
-    })
-    .await
 }

@@ -15,8 +15,9 @@ impl Containers {
     /// No such container; files that cannot be read.
     pub(crate) async fn changes(&self, name: &str) -> Result<Option<Vec<FilesystemChange>>> {
         let container = self.get(name)?;
-        let snapshots = self.0.snapshots.clone();
-        let changes = super::blocking(move || snapshots.changes(&container.id)).await?;
+        let _kept = container.files.lock().await;
+        let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
+        let changes = crate::blocking(move || snapshots.changes(&id)).await?;
         let changes = changes.into_iter().map(|(path, change)| FilesystemChange {
             path: String::from_utf8_lossy(&path).into_owned(),
             kind: change as u8,

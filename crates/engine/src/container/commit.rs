@@ -57,6 +57,7 @@ impl Containers {
             && state.is_running()
             && !state.is_paused()
             && self.pause(&container.id).await.is_ok();
+        let _kept = container.files.lock().await;
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
         let write_layer = move |sink: &mut dyn Write| snapshots.write_layer(&id, sink);
         let committed = self.0.images.commit_container(new, write_layer).await;

@@ -67,7 +67,7 @@ impl Containers {
         let container = self.get(name)?;
         let files = self.files(&container).await?;
         let asked = path.to_owned();
-        let stat = super::blocking(move || Ok(stat(&files.root()?, &asked).map(|(stat, _)| stat)));
+        let stat = crate::blocking(move || Ok(stat(&files.root()?, &asked).map(|(stat, _)| stat)));
         stat.await?.map_err(|failure| failure.tell(path, name))
     }
 
@@ -80,7 +80,7 @@ impl Containers {
         let container = self.get(name)?;
         let files = self.files(&container).await?;
         let asked = absolute(path);
-        let opened = super::blocking(move || Ok(open_source(&files, &asked).map(|opened| (opened, files))));
+        let opened = crate::blocking(move || Ok(open_source(&files, &asked).map(|opened| (opened, files))));
         let ((stat, source), files) = opened.await?.map_err(|failure| failure.tell(path, name))?;
         self.emit(&container, "archive-path", &[]);
         let (outgoing, stream) = Outgoing::new();
@@ -111,7 +111,7 @@ impl Containers {
         let container = self.get(name)?;
         let files = self.files(&container).await?;
         let (asked, target) = (path.to_owned(), container.clone());
-        let extracted = super::blocking(move || Ok(extract(&target, &files, &asked, how, archive)));
+        let extracted = crate::blocking(move || Ok(extract(&target, &files, &asked, how, archive)));
         extracted.await?.map_err(|failure| failure.tell(path, name))?;
         self.emit(&container, "extract-to-dir", &[]);
         Ok(())

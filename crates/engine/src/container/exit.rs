@@ -135,7 +135,7 @@ impl Containers {
         self.remove_shm(container);
         self.forget_execs(container);
         let (containers, target) = (self.clone(), container.clone());
-        let unmounted = super::blocking(move || {
+        let unmounted = crate::blocking(move || {
             containers.unmount_volumes(&target, &target.id);
             containers.0.snapshots.unmount(&target.id)
         });

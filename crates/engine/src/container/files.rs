@@ -8,21 +8,22 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use tokio::sync::OwnedRwLockReadGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Container, Containers, create, etc_files::EtcFiles};
 use crate::{
     error::{Context, Result},
     network,
     runtime::{in_root::Root, spec::MountSource},
-    snapshot::{View, bind},
+    snapshot::{View, bind, make_read_only},
 };
 
-/// A container's root, running or not, that can be read and written whatever becomes of the container.
+/// A container's root, running or not, that can be read and written whatever becomes of the container. As
+/// long as it is held, the container is neither started nor removed.
 pub(super) struct Files {
     view: View,
     _volumes: Option<HeldVolumes>,
-    _kept: OwnedRwLockReadGuard<()>,
+    _kept: OwnedMutexGuard<()>,
 }
 
 /// The volumes of a container, for as long as its files are looked at.
@@ -68,18 +69,22 @@ impl Files {
 impl Containers {
     /// The container's own files, without what is mounted in it.
     pub(super) async fn bare_files(&self, container: &Arc<Container>) -> Result<Files> {
-        let kept = container.views.clone().read_owned().await;
+        let kept = container.files.clone().lock_owned().await;
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
-        let view = super::blocking(move || snapshots.view(&id, |_| Ok(()))).await?;
-        Ok(Files { view, _volumes: None, _kept: kept })
+        // Whatever becomes of who asked, the lock is held as long as there is a view.
+        crate::blocking(move || {
+            let view = snapshots.view(&id, |_| Ok(()))?;
+            Ok(Files { view, _volumes: None, _kept: kept })
+        })
+        .await
     }
 
     /// What `docker cp` sees: the container's own files, its volumes and what else is bound into it. As in
     /// Docker, that is neither `/proc`, `/sys` and `/dev`, nor what is in memory only.
     pub(super) async fn files(&self, container: &Arc<Container>) -> Result<Files> {
-        let kept = container.views.clone().read_owned().await;
+        let kept = container.files.clone().lock_owned().await;
         let (containers, container) = (self.clone(), container.clone());
-        super::blocking(move || {
+        crate::blocking(move || {
             let volumes = HeldVolumes::new(&containers, &container);
             let view = containers
                 .0
@@ -121,6 +126,9 @@ impl Containers {
             if path.exists() && !mounts.iter().any(|mount| mount.destination == destination) {
                 mount_one(&root, path, destination, host.readonly_rootfs, false)?;
             }
+        }
+        if host.readonly_rootfs {
+            make_read_only(&root).context(|| "make the root read-only".to_owned())?;
         }
         Ok(())
     }

@@ -172,7 +172,7 @@ impl Containers {
     /// Bytes of a container's own files, and of all it sees.
     pub(super) async fn size(&self, container: &Container) -> Result<(i64, i64)> {
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
-        let (own, all) = super::blocking(move || snapshots.size(&id)).await?;
+        let (own, all) = crate::blocking(move || snapshots.size(&id)).await?;
         Ok((i64::try_from(own).unwrap_or(i64::MAX), i64::try_from(all).unwrap_or(i64::MAX)))
     }
 

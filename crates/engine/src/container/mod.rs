@@ -67,6 +67,7 @@ pub(crate) use detach_keys::DetachKeys;
 pub(crate) use exec::ExecStart;
 pub(crate) use list::{LIST_FILTERS, ListQuery};
 pub(crate) use logs::LogQuery;
+pub(crate) use names::random_id;
 pub(crate) use prune::PRUNE_FILTERS;
 pub(crate) use remove::RemoveOptions;
 pub(crate) use stop::StopOptions;
@@ -143,9 +144,9 @@ pub(crate) struct Container {
     restart_cancelled: Notify,
     /// Its execs that have not ended.
     execs: Mutex<BTreeSet<String>>,
-    /// Held shared while its root may be mounted for somebody to copy files, and alone while it is
-    /// mounted to run: never are both at once, unless they are one mount.
-    views: Arc<tokio::sync::RwLock<()>>,
+    /// Held by whoever mounts its root or reads its files beside it: never are there two overlays of one
+    /// upper directory, and nothing is removed that is being copied.
+    files: Arc<tokio::sync::Mutex<()>>,
     /// Ends the health checks of this run.
     health_check: Mutex<Option<tokio_util::sync::CancellationToken>>,
 }
@@ -295,7 +296,7 @@ impl Container {
             restart_cancelled: Notify::new(),
             execs: Mutex::default(),
             health_check: Mutex::default(),
-            views: Arc::default(),
+            files: Arc::default(),
         }))
     }
 
@@ -361,12 +362,4 @@ impl Container {
 
 fn no_such_container(name: &str) -> Error {
     Error::not_found(format!("No such container: {name}"))
-}
-
-/// Runs what blocks on the disk or on mounts.
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(run).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::system("a task of the engine panicked").because(error)),
-    }
 }

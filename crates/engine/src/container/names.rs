@@ -156,7 +156,7 @@ pub(super) fn random(attempt: u32) -> String {
 }
 
 /// A new id: 64 hexadecimal digits, the first twelve never all decimal, as they can be a host name.
-pub(super) fn random_id() -> String {
+pub(crate) fn random_id() -> String {
     loop {
         let id: String = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
         if !id[..12].bytes().all(|digit| digit.is_ascii_digit()) {

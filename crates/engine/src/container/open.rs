@@ -9,8 +9,7 @@ use super::{
     Container, Containers, Inner,
     exit::UNKNOWN_EXIT,
     record::{self, Record},
-    remove::REMOVED,
-    restart_policy,
+    remove, restart_policy,
     state::State,
 };
 use crate::{
@@ -60,11 +59,11 @@ impl Containers {
             pruning: Default::default(),
         }));
         let loading = containers.clone();
-        super::blocking(move || loading.load()).await?;
+        crate::blocking(move || loading.load()).await?;
         containers.tell_images();
         containers.settle(held).await;
         let volumes = containers.0.volumes.clone();
-        super::blocking(move || {
+        crate::blocking(move || {
             volumes.settle();
             Ok(())
         })
@@ -75,20 +74,20 @@ impl Containers {
     /// Reads every container's directory, and finishes interrupted removals and creations.
     fn load(&self) -> Result<()> {
         let root = &self.0.root;
+        let mut removals = Vec::new();
         let entries = fs::read_dir(root).context(|| format!("read {}", root.display()))?;
         for entry in entries {
             let entry = entry.context(|| format!("read {}", root.display()))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let directory = entry.path();
-            if let Some(id) = name.strip_suffix(REMOVED) {
-                tracing::info!(container = id, "finishing its removal");
-                self.log_failure(id, self.finish_removal(id, &directory));
+            if let Some((id, volumes)) = remove::begun_removal(&name) {
+                removals.push((id.to_owned(), volumes, directory));
                 continue;
             }
             match self.load_one(&name, &directory) {
                 Ok(Some(container)) => {
                     for mount in container.record().mounts.iter().filter(|mount| mount.is_volume()) {
-                        self.0.volumes.keep(&mount.point.name, &name);
+                        self.log_failure(&name, self.0.volumes.keep(&mount.point.name, &name));
                     }
                     let mut index = self.index_mut();
                     index.names.insert(container.record().name.clone(), name.clone());
@@ -100,6 +99,10 @@ impl Containers {
                 }
                 Err(error) => tracing::error!(container = name, "it is damaged, and left alone: {error}"),
             }
+        }
+        for (id, volumes, directory) in removals {
+            tracing::info!(container = id, "finishing its removal");
+            self.log_failure(&id, self.resume_removal(&id, volumes, &directory));
         }
         // A file system whose container is gone altogether.
         for id in self.0.snapshots.ids() {

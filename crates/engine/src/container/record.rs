@@ -43,7 +43,7 @@ pub(crate) struct Record {
 }
 
 /// Something mounted into a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mount {
     /// As inspect shows it.
     pub(crate) point: MountPoint,
@@ -52,6 +52,12 @@ pub(crate) struct Mount {
     /// What in a volume is mounted, relative to it; empty for all of it.
     #[serde(default)]
     pub(crate) subpath: String,
+    /// Without what is mounted below its source.
+    #[serde(default)]
+    pub(crate) non_recursive: bool,
+    /// What is mounted below its source can be written, if that can.
+    #[serde(default)]
+    pub(crate) read_only_non_recursive: bool,
 }
 
 impl Mount {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use super::{Container, Containers, StopOptions, no_such_container, state::State};
+use super::{Container, Containers, StopOptions, no_such_container, record::Record, state::State};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How to remove.
@@ -18,7 +18,15 @@ pub(crate) struct RemoveOptions {
 
 /// The end of the name of a directory whose container is being removed: whatever happens, the next
 /// engine finishes it.
-pub(super) const REMOVED: &str = ".removed";
+const REMOVED: &str = ".removed";
+/// The same, of one whose volumes without names go with it.
+const REMOVED_WITH_VOLUMES: &str = ".removed-with-volumes";
+
+/// The container whose removal a directory's name tells of, and whether its volumes go with it.
+pub(super) fn begun_removal(name: &str) -> Option<(&str, bool)> {
+    let with = name.strip_suffix(REMOVED_WITH_VOLUMES).map(|id| (id, true));
+    with.or_else(|| Some((name.strip_suffix(REMOVED)?, false)))
+}
 
 /// Seconds that a container has to stop that is being removed and still runs.
 const STOP_TIMEOUT: i64 = 3;
@@ -46,9 +54,11 @@ impl Containers {
         })
     }
 
-    /// Removes an ended container that was made to be removed at its end.
+    /// Removes a container that was made to be removed at its end, with its volumes; or one whose removal
+    /// failed, of which nobody knows whether its volumes were to go, too.
     pub(super) async fn remove_automatically(&self, container: &Arc<Container>) {
-        let options = RemoveOptions { force: true, volumes: true, link: false };
+        let volumes = container.record().host_config.auto_remove;
+        let options = RemoveOptions { force: true, volumes, link: false };
         match self.remove(&container.id, options).await {
             Ok(()) => {}
             // Somebody was faster.
@@ -80,15 +90,10 @@ impl Containers {
         }
         let _changing = container.changing.lock().await;
         container.change(State::dead);
+        let _no_copies = container.files.lock().await;
         let record = container.record();
-        let volumes: Vec<String> = record
-            .mounts
-            .iter()
-            .filter(|mount| mount.anonymous && options.volumes)
-            .map(|mount| mount.point.name.clone())
-            .collect();
         let (containers, removing) = (self.clone(), container.clone());
-        let removed = super::blocking(move || containers.erase(&removing, &volumes)).await;
+        let removed = crate::blocking(move || containers.erase(&removing, options.volumes)).await;
         if let Err(error) = &removed {
             container.change(|state| state.removal_failed(error.to_string()));
             return removed;
@@ -108,22 +113,23 @@ impl Containers {
     }
 
     /// Removes everything of a container from the disk.
-    fn erase(&self, container: &Container, volumes: &[String]) -> Result<()> {
-        let mut gone = container.directory.clone().into_os_string();
-        gone.push(REMOVED);
-        let gone = Path::new(&gone);
+    fn erase(&self, container: &Container, volumes: bool) -> Result<()> {
+        let record = container.record();
+        let end = if volumes { REMOVED_WITH_VOLUMES } else { REMOVED };
+        let gone = self.0.root.join(format!("{}{end}", record.id));
         let what = || format!("remove {}", container.directory.display());
-        match fs::rename(&container.directory, gone) {
+        match fs::rename(&container.directory, &gone) {
             // A removal that failed before has come this far.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             renamed => renamed.context(what)?,
         }
         // From here on it is gone, also after a power cut.
         crate::store::sync_directory(&self.0.root).context(what)?;
-        self.finish_removal(&container.id, gone)?;
-        self.0.volumes.release(&container.id);
-        self.remove_volumes(volumes);
-        Ok(())
+        self.0.volumes.release(&record.id);
+        if volumes {
+            self.remove_volumes(own_volumes(&record));
+        }
+        self.finish_removal(&record.id, &gone)
     }
 
     /// Removes volumes that go with a container. Those that another container has stay, and what cannot be
@@ -137,6 +143,15 @@ impl Containers {
         }
     }
 
+    /// Goes on with a removal that an engine before this one has begun. Every other container has said
+    /// which volumes it has.
+    pub(super) fn resume_removal(&self, id: &str, volumes: bool, directory: &Path) -> Result<()> {
+        if volumes && let Some(record) = Record::load(directory)? {
+            self.remove_volumes(own_volumes(&record));
+        }
+        self.finish_removal(id, directory)
+    }
+
     /// Removes what is left of the container `id`, its directory last.
     pub(super) fn finish_removal(&self, id: &str, directory: &Path) -> Result<()> {
         self.0.snapshots.unmount(id)?;
@@ -144,4 +159,9 @@ impl Containers {
         crate::snapshot::remove_tree(directory)
             .context(|| format!("unable to remove filesystem: {}", directory.display()))
     }
+}
+
+/// The volumes that go with a container: those without a name of their own.
+fn own_volumes(record: &Record) -> impl Iterator<Item = &String> {
+    record.mounts.iter().filter(|mount| mount.anonymous).map(|mount| &mount.point.name)
 }

@@ -26,7 +26,7 @@ impl Containers {
         let mut renamed = (*record).clone();
         renamed.name = new_name.to_owned();
         let target = container.clone();
-        if let Err(error) = super::blocking(move || target.set_record(renamed)).await {
+        if let Err(error) = crate::blocking(move || target.set_record(renamed)).await {
             self.release_name(new_name);
             return Err(error);
         }

@@ -70,8 +70,8 @@ impl Containers {
         let record = container.record();
         let (containers, target) = (self.clone(), container.clone());
         let spec = {
-            let _no_copies = container.views.write().await;
-            super::blocking(move || containers.prepare(&target)).await?
+            let _no_copies = container.files.lock().await;
+            crate::blocking(move || containers.prepare(&target)).await?
         };
         if let Some(log) = &container.log {
             log.begin().context(|| format!("write {}", log.path().display()))?;
@@ -85,7 +85,7 @@ impl Containers {
         let running = self.0.runtime.start(&container.id, &spec, stdio).await;
         if record.mounts.iter().any(|mount| !mount.subpath.is_empty()) {
             let (parts, id) = (self.0.parts.clone(), container.id.clone());
-            super::blocking(move || {
+            crate::blocking(move || {
                 parts.remove(&id);
                 Ok(())
             })
@@ -249,7 +249,7 @@ impl Containers {
         let record = container.record();
         let snapshots = self.0.snapshots.clone();
         let user = user.to_owned();
-        super::blocking(move || {
+        crate::blocking(move || {
             let rootfs = snapshots.mount(&record.id)?;
             let groups = record.host_config.group_add.as_deref().unwrap_or_default();
             User::resolve(&rootfs, &user, groups)

@@ -22,7 +22,7 @@ impl Containers {
         container.state().check_process(&container.id)?;
         let pids: BTreeSet<u32> = self.0.runtime.processes(&container.id).await?.into_iter().collect();
         let top = match arguments.trim() {
-            "" | "-ef" => super::blocking(move || full_list(&pids)).await?,
+            "" | "-ef" => crate::blocking(move || full_list(&pids)).await?,
             other => run_ps(other, &pids).await?,
         };
         self.emit(&container, "top", &[]);

@@ -40,7 +40,6 @@ impl Containers {
             }
             record.host_config.restart_policy = restart_policy;
         }
-        spec::check(&record.config, &record.host_config, &self.0.machine)?;
         let limits = record.host_config.resources.clone();
         let runs = state.pid().is_some() && limits != limits_before;
         let change = |from: Resources, to: Resources| self.0.runtime.update(&container.id, from, to);
@@ -48,7 +47,7 @@ impl Containers {
             change(limits_before.clone(), limits.clone()).await.map_err(cannot)?;
         }
         let target = container.clone();
-        let kept = super::blocking(move || target.set_record(record)).await;
+        let kept = crate::blocking(move || target.set_record(record)).await;
         if let Err(error) = kept {
             if runs && let Err(error) = change(limits, limits_before).await {
                 tracing::error!(container = container.id, "{error}");

@@ -1,6 +1,6 @@
 //! Changes to a configuration in the words of a Dockerfile, as `import` and `commit` take them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
 use wire::docker::container::{ContainerConfig, Empty, Healthcheck};
 
@@ -11,9 +11,10 @@ use crate::error::{Error, Result};
 /// # Errors
 /// What is no change, in Docker's words.
 pub(super) fn apply(config: &mut ContainerConfig, changes: &[String]) -> Result<()> {
+    let mut has_command = false;
     for change in changes {
         for line in joined_lines(change) {
-            apply_one(config, &line)?;
+            apply_one(config, &line, &mut has_command)?;
         }
     }
     Ok(())
@@ -42,7 +43,8 @@ fn joined_lines(change: &str) -> Vec<String> {
     lines
 }
 
-fn apply_one(config: &mut ContainerConfig, line: &str) -> Result<()> {
+/// `has_command` tells whether a change before this one has set the command.
+fn apply_one(config: &mut ContainerConfig, line: &str, has_command: &mut bool) -> Result<()> {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let (name, rest) = (word.to_ascii_uppercase(), rest.trim());
     let needed = |what: &str| Error::invalid(format!("{name} requires {what}"));
@@ -50,19 +52,28 @@ fn apply_one(config: &mut ContainerConfig, line: &str) -> Result<()> {
         "" => Err(needed("exactly one argument")),
         rest => Ok(rest.to_owned()),
     };
+    let variables = config.env.clone().unwrap_or_default();
+    let word_of = |text: &str| unquote(text, &variables);
     match name.as_str() {
         "CMD" => {
             config.cmd = Some(command(rest));
             config.args_escaped = false;
+            *has_command = true;
         }
-        "ENTRYPOINT" => config.entrypoint = Some(command(rest)).filter(|words| !words.is_empty()),
+        "ENTRYPOINT" => {
+            config.entrypoint = Some(command(rest)).filter(|words| !words.is_empty());
+            // The command of before was the arguments of another program.
+            if !*has_command {
+                config.cmd = None;
+            }
+        }
         "ENV" => {
-            for (key, value) in pairs(&name, rest)? {
+            for (key, value) in pairs(&name, rest, &variables)? {
                 set_variable(config.env.get_or_insert_default(), &key, &value);
             }
         }
         "LABEL" => {
-            config.labels.get_or_insert_default().extend(pairs(&name, rest)?);
+            config.labels.get_or_insert_default().extend(pairs(&name, rest, &variables)?);
         }
         "EXPOSE" => {
             let ports = words(rest);
@@ -70,19 +81,19 @@ fn apply_one(config: &mut ContainerConfig, line: &str) -> Result<()> {
                 return Err(needed("at least one argument"));
             }
             for port in ports {
-                config.exposed_ports.extend(exposed(&port)?);
+                config.exposed_ports.extend(exposed(&word_of(&port))?);
             }
         }
-        "USER" => config.user = one()?,
-        "WORKDIR" => config.working_dir = join_path(&config.working_dir, &one()?),
-        "STOPSIGNAL" => config.stop_signal = one()?,
+        "USER" => config.user = word_of(&one()?),
+        "WORKDIR" => config.working_dir = join_path(&config.working_dir, &word_of(&one()?)),
+        "STOPSIGNAL" => config.stop_signal = word_of(&one()?),
         "VOLUME" => {
             let volumes = list_or_words(rest);
             if volumes.is_empty() {
                 return Err(needed("at least one argument"));
             }
             for volume in volumes {
-                let volume = volume.trim().to_owned();
+                let volume = word_of(volume.trim());
                 if volume.is_empty() {
                     return Err(Error::invalid("VOLUME specified can not be an empty string"));
                 }
@@ -130,7 +141,8 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// `key=value key2="v 2"`, or, with one pair alone, `key value`.
-fn pairs(name: &str, text: &str) -> Result<Vec<(String, String)>> {
+fn pairs(name: &str, text: &str, variables: &[String]) -> Result<Vec<(String, String)>> {
+    let unquote = |text: &str| unquote(text, variables);
     let items = quoted_words(text);
     let Some(first) = items.first() else {
         return Err(Error::invalid(format!("{name} requires at least one argument")));
@@ -179,8 +191,8 @@ fn quoted_words(text: &str) -> Vec<String> {
     words
 }
 
-/// Takes quotes and backslashes away as a shell would.
-fn unquote(text: &str) -> String {
+/// Takes quotes and backslashes away and puts in what `variables` (`NAME=value`) say, as a shell would.
+fn unquote(text: &str, variables: &[String]) -> String {
     let (mut plain, mut quote) = (String::with_capacity(text.len()), None);
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
@@ -192,12 +204,44 @@ fn unquote(text: &str) -> String {
                 }
                 _ => plain.push('\\'),
             },
+            '$' if quote != Some('\'') => match variable(&mut characters, variables) {
+                Some(value) => plain.push_str(&value),
+                None => plain.push('$'),
+            },
             '"' | '\'' if quote == Some(character) => quote = None,
             '"' | '\'' if quote.is_none() => quote = Some(character),
             _ => plain.push(character),
         }
     }
     plain
+}
+
+/// What stands for `NAME`, `{NAME}`, `{NAME:-otherwise}` or `{NAME:+instead}` after a dollar sign, which is
+/// taken from `text`; `None` for a dollar sign that means itself.
+fn variable(text: &mut Peekable<Chars<'_>>, variables: &[String]) -> Option<String> {
+    let is_name = |character: &char| character.is_ascii_alphanumeric() || *character == '_';
+    let value = |name: &str| {
+        let of_name = |line: &String| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        variables.iter().find_map(of_name).unwrap_or_default()
+    };
+    if text.peek() != Some(&'{') {
+        let name: String = std::iter::from_fn(|| text.next_if(is_name)).collect();
+        return (!name.is_empty()).then(|| value(&name));
+    }
+    // Without an end it means itself, too.
+    let inner: String = text.clone().skip(1).take_while(|character| *character != '}').collect();
+    let length = inner.chars().count();
+    text.clone().nth(length + 1)?;
+    text.nth(length + 1);
+    let end = inner.find(|character| !is_name(&character)).unwrap_or(inner.len());
+    let (name, rest) = inner.split_at(end);
+    let value = value(name);
+    Some(match (rest.strip_prefix(":-"), rest.strip_prefix(":+")) {
+        (Some(otherwise), _) if value.is_empty() => unquote(otherwise, variables),
+        (_, Some(_)) if value.is_empty() => String::new(),
+        (_, Some(instead)) => unquote(instead, variables),
+        _ => value,
+    })
 }
 
 fn set_variable(env: &mut Vec<String>, key: &str, value: &str) {
@@ -379,6 +423,50 @@ mod tests {
         assert_eq!((check.interval, check.retries), (5_000_000_000, 3));
         assert_eq!(check.test, list(&["CMD-SHELL", "x y"]));
         assert_eq!(config.on_build, list(&["RUN x"]));
+    }
+
+    #[test]
+    fn variables_stand_for_their_values() {
+        let config = changed(&[
+            "ENV PATH=/bin",
+            "ENV PATH=/opt/bin:$PATH QUOTED=\"a $PATH\" PLAIN='$PATH' ESCAPED=\\$PATH NONE=x${NO}y $=$",
+            "ENV A=${PATH:-b} B=${NO:-c} C=${PATH:+d} D=${NO:+e} OPEN=${PATH",
+            "LABEL where=$PATH",
+            "USER $B",
+            "WORKDIR /${B}/x",
+        ])
+        .unwrap();
+        assert_eq!(
+            config.env.unwrap(),
+            [
+                "PATH=/opt/bin:/bin",
+                "QUOTED=a /bin",
+                "PLAIN=$PATH",
+                "ESCAPED=$PATH",
+                "NONE=xy",
+                "$=$",
+                "A=/opt/bin:/bin",
+                "B=c",
+                "C=d",
+                "D=",
+                "OPEN=${PATH",
+            ]
+        );
+        assert_eq!(config.labels.unwrap()["where"], "/opt/bin:/bin");
+        assert_eq!((config.user.as_str(), config.working_dir.as_str()), ("c", "/c/x"));
+    }
+
+    #[test]
+    fn an_entrypoint_takes_the_command_of_before_away() {
+        let command = |changes: &[&str]| {
+            let mut config = ContainerConfig { cmd: Some(vec!["sh".into()]), ..ContainerConfig::default() };
+            let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+            apply(&mut config, &changes).unwrap();
+            config.cmd
+        };
+        assert_eq!(command(&["ENTRYPOINT [\"/app\"]"]), None);
+        let both = ["CMD [\"x\"]", "ENTRYPOINT [\"/app\"]"];
+        assert_eq!(command(&both), Some(vec!["x".to_owned()]));
     }
 
     #[test]

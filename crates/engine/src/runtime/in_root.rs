@@ -12,9 +12,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, readlinkat},
     io::Errno,
 };
+
+use crate::lookup;
 
 /// The largest file read from an image.
 const MAX_FILE: u64 = 1 << 20;
@@ -22,8 +24,6 @@ const MAX_FILE: u64 = 1 << 20;
 const MAX_LINKS: usize = 255;
 /// Longest path that Linux takes, in bytes.
 const MAX_PATH: usize = 4096;
-/// A lookup may be disturbed by renames; the kernel wants it repeated then.
-const ATTEMPTS: usize = 128;
 
 /// A container's root directory.
 #[derive(Debug)]
@@ -37,15 +37,7 @@ impl Root {
 
     /// Opens `path`; the last component is followed unless `flags` say otherwise.
     pub(crate) fn open_at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let mut result = Err(Errno::AGAIN);
-        for _ in 0..ATTEMPTS {
-            result = openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
-            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-                break;
-            }
-        }
-        result
+        lookup::open(&self.0, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
     }
 
     /// Where `path` leads when all links are followed: absolute, clean, and without links as long as
@@ -112,14 +104,18 @@ impl Root {
 
     /// The text of a regular file; empty when there is none.
     pub(crate) fn read(&self, path: &Path) -> io::Result<String> {
-        // Whatever an image has there must not make us wait: a FIFO would.
-        let file = match self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        let place = match self.open_at(path, OFlags::PATH) {
             Err(Errno::NOENT) => return Ok(String::new()),
+            place => place?,
+        };
+        let file = match lookup::open_regular(&place) {
+            Err(Errno::INVAL) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+            }
+            // In a container without /proc, where whose file it is no longer matters.
+            Err(Errno::NOENT) => File::from(self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK)?),
             file => File::from(file?),
         };
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
-        }
         let mut bytes = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

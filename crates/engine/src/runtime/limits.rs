@@ -7,10 +7,11 @@ use std::{
 
 use wire::docker::host_config::Resources;
 
-use super::cgroup::{CgroupVersion, Cgroups};
+use super::{
+    cgroup::{CgroupVersion, Cgroups},
+    spec::PERIOD,
+};
 
-/// Microseconds in which a quota is used.
-const PERIOD: i64 = 100_000;
 const SHARES: i64 = 1024;
 
 /// A file of a group, and what is in it.
@@ -125,14 +126,16 @@ fn limits(resources: &Resources, version: CgroupVersion) -> Vec<Limit> {
         }
     };
     if let Some(weight) = weight {
-        all.push(match version {
+        let limit = match version {
             CgroupVersion::V1 => may(&["blkio.weight", "blkio.bfq.weight"], weight.to_string()),
-            // 10 to 1000 become 1 to 10000.
             CgroupVersion::V2 => {
-                let weight = 1 + weight.saturating_sub(10) * 9999 / 990;
-                may(&["io.bfq.weight", "io.weight"], weight.to_string())
+                // 10 to 1000 become 1 to 10000.
+                let wide = 1 + weight.saturating_sub(10) * 9999 / 990;
+                all.push(may(&["io.weight"], wide.to_string()));
+                may(&["io.bfq.weight"], weight.to_string())
             }
-        });
+        };
+        all.push(limit);
     }
     for (files, value) in
         [(&["cpuset.cpus"] as &'static [_], &r.cpuset_cpus), (&["cpuset.mems"], &r.cpuset_mems)]

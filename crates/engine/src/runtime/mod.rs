@@ -54,6 +54,7 @@ use failure::{Start, start_error};
 use wire::docker::{host_config::Resources, stats::Stats};
 
 use crate::{
+    blocking,
     error::{Context, Error, Result},
     shim::{
         self,
@@ -625,10 +626,6 @@ fn check_name(name: &str) -> Result<()> {
         return Err(Error::invalid(format!("{name:?} cannot name a container or an exec")));
     }
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(act).await.context(|| "wait for a thread".to_owned())?
 }
 
 impl fmt::Display for CgroupVersion {

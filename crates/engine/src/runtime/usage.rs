@@ -34,7 +34,7 @@ const V1_MEMORY: [&str; 15] = [
 ];
 const V1_LIMITS: [&str; 2] = ["hierarchical_memory_limit", "hierarchical_memsw_limit"];
 /// Counts of version 2's.
-const V2_MEMORY: [&str; 32] = [
+const V2_MEMORY: [&str; 31] = [
     "active_anon",
     "active_file",
     "anon",
@@ -66,7 +66,6 @@ const V2_MEMORY: [&str; 32] = [
     "workingset_activate",
     "workingset_nodereclaim",
     "workingset_refault",
-    "pgtables",
 ];
 /// Interfaces that every network namespace may have from the start.
 const KERNELS_OWN: [&str; 10] =
@@ -200,7 +199,8 @@ fn v2(group: &Group) -> Stats {
     let number = |name: &str| cpu.get(name).copied().unwrap_or(0);
     let time = |name: &str| number(name).saturating_mul(MICROSECOND);
     let mut memory = group.table("memory.stat");
-    memory.retain(|name, _| V2_MEMORY.contains(&name.as_str()));
+    // Docker tells all of them, whatever the kernel counts.
+    let memory = V2_MEMORY.map(|name| (name.to_owned(), memory.remove(name).unwrap_or(0))).into();
     let pids = group.text("pids.max");
     Stats {
         pids_stats: Pids {
@@ -225,10 +225,10 @@ fn v2(group: &Group) -> Stats {
         },
         memory_stats: Memory {
             usage: group.number("memory.current"),
-            max_usage: group.number("memory.peak"),
             stats: memory,
-            failcnt: events.get("max").copied().unwrap_or(0),
+            failcnt: events.get("oom").copied().unwrap_or(0),
             limit: group.number("memory.max"),
+            ..Memory::default()
         },
         ..Stats::default()
     }
@@ -340,7 +340,7 @@ mod tests {
             ("memory.current", "4096\n"),
             ("memory.max", "max\n"),
             ("memory.stat", "anon 5\ninactive_file 7\nodd 1\n"),
-            ("memory.events", "low 0\nmax 3\n"),
+            ("memory.events", "low 0\nmax 9\noom 3\n"),
             ("pids.current", "2\n"),
             ("pids.max", "max\n"),
             ("io.stat", "254:0 rbytes=10 wbytes=20 rios=1\n254:16 \n"),
@@ -350,7 +350,8 @@ mod tests {
         assert_eq!(stats.cpu_stats.throttling_data.throttled_time, 5_000);
         assert_eq!((stats.memory_stats.usage, stats.memory_stats.failcnt), (4096, 3));
         assert_eq!(stats.memory_stats.limit, 0);
-        assert_eq!(stats.memory_stats.stats.keys().collect::<Vec<_>>(), ["anon", "inactive_file"]);
+        let memory = &stats.memory_stats.stats;
+        assert_eq!((memory["anon"], memory["inactive_file"], memory["file"], memory.len()), (5, 7, 0, 31));
         assert_eq!(stats.pids_stats, Pids { current: 2, limit: u64::MAX });
         let io = stats.blkio_stats.io_service_bytes_recursive.unwrap();
         assert_eq!((io[1].major, io[1].op.as_str(), io[1].value), (254, "write", 20));

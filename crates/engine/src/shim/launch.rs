@@ -95,7 +95,7 @@ impl Program {
 ///
 /// # Safety
 /// Between fork and exec, or in a process with no signal handlers that matter.
-pub(crate) unsafe fn reset_signals() {
+pub unsafe fn reset_signals() {
     // The kernel's `struct sigaction`, with SIG_DFL as its handler. The C library's function refuses the
     // two signals that it uses itself.
     let default = [0_u64; 4];

@@ -33,7 +33,7 @@ use rustix::{
     process::{WaitOptions, umask, waitpid},
 };
 
-pub(crate) use launch::reset_signals;
+pub use launch::reset_signals;
 use launch::{Program, child_signals};
 use protocol::{LOCK, SOCKET};
 use server::Server;

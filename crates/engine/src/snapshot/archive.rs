@@ -10,10 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{
-        FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, major, minor,
-        openat, readlinkat,
-    },
+    fs::{FileType, Stat, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, major, minor, readlinkat},
     io::Errno,
 };
 
@@ -21,11 +18,14 @@ use super::{
     unpack::through_proc,
     walk::{Found, join, walk},
 };
+use crate::lookup;
 
 /// Tar's unit.
 const BLOCK: usize = 512;
 /// Longest path or link target of a header.
 const MAX_NAME: usize = 100;
+/// Bytes of one file's extended attributes; the readers of archives have bounds, [our own](super::tar) too.
+const MAX_ATTRIBUTES: usize = 512 << 10;
 /// Bytes of memory for the names of files with several: about half a million of them. Those beyond are
 /// written as files of their own.
 const MAX_LINKED: usize = 64 << 20;
@@ -87,6 +87,10 @@ impl<W: Write> ArchiveWriter<W> {
         stat: &Stat,
     ) -> io::Result<()> {
         let kind = FileType::from_raw_mode(stat.st_mode);
+        // Tar has none, and nothing may be a link to one.
+        if kind == FileType::Socket {
+            return Ok(());
+        }
         let identity = (stat.st_dev, stat.st_ino);
         if kind != FileType::Directory && stat.st_nlink > 1 {
             if let Some(first) = self.linked.get(&identity).cloned() {
@@ -99,7 +103,7 @@ impl<W: Write> ArchiveWriter<W> {
                 self.linked.insert(identity, path.to_vec());
             }
         }
-        let written = match kind {
+        let (kind, link) = match kind {
             FileType::RegularFile => return self.file(directory, name, path, identity),
             FileType::Directory => {
                 let path = if path.ends_with(b"/") { path.to_vec() } else { [path, b"/"].concat() };
@@ -108,21 +112,15 @@ impl<W: Write> ArchiveWriter<W> {
                 return self.header(&Header { path: &path, kind, link: b"", stat, size: 0, xattrs: &xattrs });
             }
             FileType::Symlink => match readlinkat(directory, name, Vec::new()) {
-                Ok(target) => Some((tar::EntryType::Symlink, target.into_bytes())),
+                Ok(target) => (tar::EntryType::Symlink, target.into_bytes()),
                 Err(error) => return self.left_out(path, identity, error),
             },
-            FileType::CharacterDevice => Some((tar::EntryType::Char, Vec::new())),
-            FileType::BlockDevice => Some((tar::EntryType::Block, Vec::new())),
-            FileType::Fifo => Some((tar::EntryType::Fifo, Vec::new())),
-            // Tar has no sockets.
-            _ => None,
+            FileType::CharacterDevice => (tar::EntryType::Char, Vec::new()),
+            FileType::BlockDevice => (tar::EntryType::Block, Vec::new()),
+            FileType::Fifo => (tar::EntryType::Fifo, Vec::new()),
+            _ => return self.left_out(path, identity, Errno::INVAL),
         };
-        match written {
-            Some((kind, link)) => {
-                self.header(&Header { path, kind, link: &link, stat, size: 0, xattrs: &[] })
-            }
-            None => Ok(()),
-        }
+        self.header(&Header { path, kind, link: &link, stat, size: 0, xattrs: &[] })
     }
 
     /// Adds an empty file that only its name means something of.
@@ -153,15 +151,11 @@ impl<W: Write> ArchiveWriter<W> {
         path: &[u8],
         identity: (u64, u64),
     ) -> io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = match openat(directory, name, flags, Mode::empty()) {
+        let file = match lookup::open_regular_at(directory, name) {
             Ok(file) => File::from(file),
             Err(error) => return self.left_out(path, identity, error),
         };
         let stat = fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return self.left_out(path, identity, Errno::STALE);
-        }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let xattrs =
             read_attributes(|names| flistxattr(&file, names), |name, value| fgetxattr(&file, name, value));
@@ -286,7 +280,7 @@ fn read_attributes(
     }
     let mut names = vec![0; 64 << 10];
     let Ok(length) = list(&mut names) else { return Vec::new() };
-    let mut attributes = Vec::new();
+    let (mut attributes, mut bytes) = (Vec::new(), 0);
     for name in names[..length].split(|byte| *byte == 0) {
         let users = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
         // A PAX record's key ends at the first equals sign.
@@ -296,6 +290,11 @@ fn read_attributes(
         let mut value = vec![0; 64 << 10];
         if let Ok(length) = get(name, &mut value) {
             value.truncate(length);
+            // What is more would not be taken back by any reader with a bound.
+            bytes += name.len() + length;
+            if bytes > MAX_ATTRIBUTES {
+                break;
+            }
             attributes.push((name.to_vec(), value));
         }
     }
@@ -309,7 +308,7 @@ mod tests {
         os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     };
 
-    use rustix::fs::{CWD, XattrFlags, mknodat, open, setxattr};
+    use rustix::fs::{CWD, Mode, OFlags, XattrFlags, mknodat, open, setxattr};
 
     use super::*;
     use crate::snapshot::tar::{Kind, Reader};

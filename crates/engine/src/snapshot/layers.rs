@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, open, syncfs};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Compression, Digest, Keyed, Sha256, decompress, tree,
+    Digest, Keyed, Sha256, decompress, tree,
     unpack::{self, unpack},
 };
 use crate::{
@@ -412,11 +412,11 @@ fn decompress_and_unpack(
     lower: &[OwnedFd],
 ) -> Result<u64, UnpackError> {
     let archive = |error: io::Error| unpack::Error::Archive(error.into());
-    let (compression, plain) = decompress(source).map_err(archive)?;
-    // The digest of an archive that is not compressed was checked when it came in.
-    if compression == Compression::None && new.blob.digest == new.diff_id {
-        return Ok(unpack(plain, files, spare, lower)?);
+    // It is not compressed, whatever its first file is called; and its digest was checked when it came in.
+    if new.blob.digest == new.diff_id {
+        return Ok(unpack(source, files, spare, lower)?);
     }
+    let (_, plain) = decompress(source).map_err(archive)?;
     let (sender, receiver) = sync_channel(CHUNKS);
     std::thread::scope(|scope| {
         let hashing = scope.spawn(|| hash_and_pass_on(plain, sender));

@@ -16,14 +16,14 @@ use rustix::{
 const OPEN_DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// How deep [`disk_usage`] looks.
+/// How deep [`disk_usage`] looks, and [`remove_tree`] goes where it cannot flatten.
 const MAX_DEPTH: usize = 256;
 
 /// Removes the directory `path` and everything below it, without leaving its file system or following a
 /// symbolic link. Nothing there is no error. A removal that was interrupted can be done again.
 ///
 /// Deep trees are flattened: a directory inside a directory is first moved up, so that two open
-/// directories are enough for any depth.
+/// directories are enough for any depth. Where that cannot be, on an overlay, the depth has a bound.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     let top = match open(path, OPEN_DIRECTORY, Mode::empty()) {
         Ok(top) => top,
@@ -54,7 +54,7 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
                 Err(error) => return Err(error.into()),
             }
             let below = openat(&top, name, OPEN_DIRECTORY, Mode::empty())?;
-            empty(&below, &top, &mut counter)?;
+            empty(&below, &top, &mut counter, 0)?;
             unlinkat(&top, name, AtFlags::REMOVEDIR)?;
         }
         if !found {
@@ -103,7 +103,7 @@ pub(crate) fn remove_later(paths: Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Removes the files in `directory` and moves its directories to `top`.
-fn empty(directory: &OwnedFd, top: &OwnedFd, counter: &mut u64) -> io::Result<()> {
+fn empty(directory: &OwnedFd, top: &OwnedFd, counter: &mut u64, depth: usize) -> io::Result<()> {
     loop {
         let mut found = false;
         for entry in Dir::read_from(directory)? {
@@ -124,6 +124,13 @@ fn empty(directory: &OwnedFd, top: &OwnedFd, counter: &mut u64) -> io::Result<()
                 match renameat_with(directory, name, top, &fresh, RenameFlags::NOREPLACE) {
                     Ok(()) => break,
                     Err(Errno::EXIST) => {}
+                    // An overlay does not move a directory that a lower layer has.
+                    Err(Errno::XDEV) if depth < MAX_DEPTH => {
+                        let below = openat(directory, name, OPEN_DIRECTORY, Mode::empty())?;
+                        empty(&below, top, counter, depth + 1)?;
+                        unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+                        break;
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }

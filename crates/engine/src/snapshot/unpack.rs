@@ -35,6 +35,7 @@ use super::{
     tree,
     walk::join,
 };
+use crate::lookup;
 
 /// Prefix of a file that says what a layer removes.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -48,8 +49,6 @@ pub(super) const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 const OPEN_DIRECTORIES: usize = 32;
 /// Bytes of memory that directories waiting for their times may take: about a million of them.
 const MAX_DIRECTORY_BYTES: usize = 64 << 20;
-/// How often a lookup that was disturbed is repeated.
-const ATTEMPTS: usize = 128;
 /// Bytes copied at once.
 const BUFFER: usize = 256 << 10;
 
@@ -210,6 +209,10 @@ impl<'a> Unpacker<'a> {
         }
         if let Some((uid, gid)) = how.owner {
             (entry.uid, entry.gid) = (uid, gid);
+        }
+        // As GNU tar writes a file that it was told to add twice.
+        if entry.kind == Kind::HardLink && entry.link == path {
+            return Ok(());
         }
         let (parent, name) = split(&path);
         let directory = self.directory(parent)?;
@@ -511,10 +514,7 @@ impl<'a> Unpacker<'a> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let place: &[u8] = if path.is_empty() { b"." } else { path };
-        let open = || openat2(self.root, place, flags, Mode::empty(), resolve);
-        // A rename anywhere on the machine may come in between (openat2(2), EAGAIN), but not for ever.
-        let opened = (0..ATTEMPTS).map(|_| open()).find(|opened| !matches!(opened, Err(Errno::AGAIN)));
-        let opened = Rc::new(opened.unwrap_or(Err(Errno::AGAIN))?);
+        let opened = Rc::new(lookup::open(self.root, place, flags, resolve)?);
         self.open.truncate(OPEN_DIRECTORIES - 1);
         self.open.push_front((path.to_vec(), opened.clone()));
         Ok(opened)

@@ -97,7 +97,7 @@ pub(crate) fn bind(
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(CWD, source, flags)?;
-    set_attributes(&tree, read_only)?;
+    set_attributes(&tree, read_only, true)?;
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(&tree, "", target, "", both)?)
 }
@@ -111,9 +111,14 @@ struct MountAttributes {
     user_namespace: u64,
 }
 
-/// Makes a tree of mounts private: none that comes or goes elsewhere comes or goes here, nor the other
-/// way round.
-fn set_attributes(tree: &OwnedFd, read_only: bool) -> io::Result<()> {
+/// Makes a mount read-only in this namespace, and nothing that is mounted below it.
+pub(crate) fn make_read_only(mount: impl AsFd) -> io::Result<()> {
+    set_attributes(mount, true, false)
+}
+
+/// Makes a mount, or a tree of mounts, private: none that comes or goes elsewhere comes or goes here, nor
+/// the other way round.
+fn set_attributes(tree: impl AsFd, read_only: bool, recursive: bool) -> io::Result<()> {
     const MOUNT_ATTR_RDONLY: u64 = 1;
     let attributes = MountAttributes {
         set: if read_only { MOUNT_ATTR_RDONLY } else { 0 },
@@ -129,7 +134,7 @@ fn set_attributes(tree: &OwnedFd, read_only: bool) -> io::Result<()> {
             libc::SYS_mount_setattr,
             tree.as_fd().as_raw_fd(),
             path.as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 },
             &raw const attributes,
             size_of::<MountAttributes>(),
         )

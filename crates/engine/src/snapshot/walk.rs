@@ -8,9 +8,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat},
+    fs::{AtFlags, Dir, FileType, OFlags, ResolveFlags, Stat, statat},
     io::Errno,
 };
+
+use crate::lookup;
 
 /// Names of a directory that are sorted together.
 const NAMES: usize = 4096;
@@ -18,8 +20,6 @@ const NAMES: usize = 4096;
 const MAX_PATH: usize = 4096;
 /// Bytes of memory that directories yet to be visited may take: about a million of them.
 const MAX_PENDING: usize = 64 << 20;
-/// How often a lookup that was disturbed is repeated.
-const ATTEMPTS: usize = 128;
 
 /// Something in a tree.
 #[derive(Debug)]
@@ -118,15 +118,7 @@ fn portion(entries: &mut Dir) -> io::Result<Vec<CString>> {
 pub(crate) fn open_below(top: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let path = if path.is_empty() { b"." } else { path };
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut result = Err(Errno::AGAIN);
-    for _ in 0..ATTEMPTS {
-        result = openat2(top.as_fd(), path, flags, Mode::empty(), resolve);
-        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-            break;
-        }
-    }
-    result
+    lookup::open(top, path, flags | OFlags::NOFOLLOW, resolve)
 }
 
 /// `name` in `directory`; either may be empty.
@@ -145,7 +137,7 @@ fn cost(path: &[u8]) -> usize {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use rustix::fs::{CWD, mkdirat, open, openat};
+    use rustix::fs::{CWD, Mode, mkdirat, open, openat};
 
     use super::*;
 

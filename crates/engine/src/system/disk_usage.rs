@@ -2,8 +2,9 @@ use wire::docker::system::DiskUsage;
 
 use super::Engine;
 use crate::{
+    blocking,
     container::ListQuery,
-    error::{Context, Error, Result},
+    error::{Error, Result},
     image::ListOptions,
 };
 
@@ -31,8 +32,7 @@ impl Engine {
         }
         if wanted("volume") {
             let volumes = self.volumes.clone();
-            let measured = tokio::task::spawn_blocking(move || volumes.usage()).await;
-            usage.volumes = Some(measured.context(|| "measure the volumes".to_owned())?);
+            usage.volumes = Some(blocking(move || Ok(volumes.usage())).await?);
         }
         if wanted("build-cache") {
             // The builder, which is to come, will keep one.

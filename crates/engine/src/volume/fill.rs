@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
@@ -10,41 +10,45 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, chownat, fchmod,
-        fchown, fstat, futimens, mkdirat, mknodat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
+        fchown, fstat, futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, syncfs, utimensat,
     },
     io::Errno,
 };
 
+use crate::{lookup, snapshot::Room};
+
+/// How much is copied between two looks at the free space, in bytes.
+const BLOCK: u64 = 1 << 20;
 /// How deep a tree may be that is copied into a volume.
 const MAX_DEPTH: usize = 128;
 
-/// Copies the directory that `destination` is in `root` over the empty one at `to`: a path in a container,
-/// whose links are resolved in `root`. Nothing there is no error.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// The directory that `destination` is in `root`: a path in a container, whose links are resolved in
+/// `root`. `None` when nothing is there.
 ///
 /// # Errors
 /// [`io::ErrorKind::NotADirectory`] when there is something else.
-pub(super) fn fill(to: &Path, root: &Path, destination: &str) -> io::Result<()> {
-    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, root, directory, Mode::empty())?;
+pub(super) fn source(root: &Path, destination: &str) -> io::Result<Option<OwnedFd>> {
+    let root = openat(CWD, root, DIRECTORY, Mode::empty())?;
     let relative = destination.trim_start_matches('/');
-    let from = match openat2(
-        &root,
-        relative,
-        directory,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    ) {
-        Err(Errno::NOENT) => return Ok(()),
-        from => from?,
-    };
-    let to = openat(CWD, to, directory, Mode::empty())?;
-    copy(&from, &to, 0)?;
-    attributes(&from, &to, &fstat(&from)?)?;
-    File::from(to).sync_all()
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match lookup::open(&root, relative, DIRECTORY, resolve) {
+        Err(Errno::NOENT) => Ok(None),
+        from => Ok(Some(from?)),
+    }
+}
+
+/// Copies a directory over the empty one at `to`. All of it is on the disk when this returns.
+pub(super) fn fill(from: &OwnedFd, to: &Path) -> io::Result<()> {
+    let to = openat(CWD, to, DIRECTORY, Mode::empty())?;
+    copy(from, &to, 0, &mut Room::default())?;
+    attributes(from, &to, &fstat(from)?)?;
+    Ok(syncfs(&to)?)
 }
 
 /// Copies what is in `from`. A file with several names becomes several files.
-fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize) -> io::Result<()> {
+fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize, room: &mut Room) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other("directories are nested too deeply"));
     }
@@ -61,7 +65,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize) -> io::Result<()> {
                 mkdirat(to, name, Mode::RWXU)?;
                 let inner_from = openat(from, name, flags, Mode::empty())?;
                 let inner_to = openat(to, name, flags, Mode::empty())?;
-                copy(&inner_from, &inner_to, depth + 1)?;
+                copy(&inner_from, &inner_to, depth + 1, room)?;
                 attributes(&inner_from, &inner_to, &stat)?;
             }
             FileType::RegularFile => {
@@ -70,7 +74,9 @@ fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize) -> io::Result<()> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
                 let mut target = File::from(target);
-                io::copy(&mut source, &mut target)?;
+                while io::copy(&mut Read::by_ref(&mut source).take(BLOCK), &mut target)? > 0 {
+                    room.take(&target, BLOCK as usize)?;
+                }
                 attributes(&source.into(), &target.into(), &stat)?;
             }
             FileType::Symlink => {
@@ -155,7 +161,7 @@ mod tests {
         fs::set_permissions(root.join("srv/data"), fs::Permissions::from_mode(0o1777)).unwrap();
         // The image's own link to the place is resolved inside the image.
         symlink("/srv/data", root.join("data")).unwrap();
-        fill(&to, &root, "/data").unwrap();
+        fill(&source(&root, "/data").unwrap().unwrap(), &to).unwrap();
         assert_eq!(fs::read(to.join("inner/file")).unwrap(), b"content");
         assert_eq!(fs::metadata(to.join("inner/file")).unwrap().mode() & 0o7777, 0o4755);
         assert_eq!(fs::metadata(&to).unwrap().mode() & 0o7777, 0o1777);
@@ -163,14 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_there_is_an_empty_volume_and_a_file_is_refused() {
+    fn nothing_there_is_no_source_and_a_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let (root, to) = (directory.path().join("root"), directory.path().join("to"));
-        fs::create_dir(&root).unwrap();
-        fs::create_dir(&to).unwrap();
+        let root = directory.path();
         fs::write(root.join("file"), "").unwrap();
-        fill(&to, &root, "/new/place").unwrap();
-        assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
-        assert_eq!(fill(&to, &root, "/file").unwrap_err().kind(), io::ErrorKind::NotADirectory);
+        assert!(source(root, "/new/place").unwrap().is_none());
+        assert_eq!(source(root, "/file").unwrap_err().kind(), io::ErrorKind::NotADirectory);
     }
 }

@@ -22,7 +22,8 @@ mod remove;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -39,6 +40,7 @@ pub(crate) use part::{Parts, check as check_subpath};
 pub(crate) use remove::PRUNE_FILTERS;
 
 use crate::{
+    container::random_id,
     error::{Context, Error, Result},
     events::Events,
     snapshot::{self, Keyed},
@@ -172,7 +174,7 @@ impl Volumes {
     fn make(&self, new: New, user: Option<&str>) -> Result<String> {
         let New { mut name, driver, mut labels, options } = new;
         if name.is_empty() {
-            name = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+            name = random_id();
             labels.get_or_insert_default().insert(ANONYMOUS.to_owned(), String::new());
         }
         let refuse = |error: Error| Error::new(error.kind(), format!("create {name}")).because(error);
@@ -197,10 +199,15 @@ impl Volumes {
     fn write(&self, name: &str, record: &Record) -> Result<()> {
         let making = self.fresh();
         let data = making.join(DATA);
-        fs::create_dir_all(&data).context(|| format!("create {}", data.display()))?;
-        store::write_json(&making.join("volume.json"), record, Durability::Synced)?;
         let place = self.0.root.join(name);
-        fs::rename(&making, &place).context(|| format!("create {}", place.display()))?;
+        let made = fs::create_dir_all(&data)
+            .context(|| format!("create {}", data.display()))
+            .and_then(|()| store::write_json(&making.join("volume.json"), record, Durability::Synced))
+            .and_then(|()| fs::rename(&making, &place).context(|| format!("create {}", place.display())));
+        if made.is_err() {
+            self.discard(&making);
+        }
+        made?;
         store::sync_directory(&self.0.root).context(|| format!("sync {}", self.0.root.display()))
     }
 
@@ -210,17 +217,27 @@ impl Volumes {
     /// [`Kind::Conflict`](crate::error::Kind::Conflict) when there is something else than a directory; no
     /// such volume; the disk's.
     pub(crate) fn fill(&self, name: &str, container: &str, root: &Path, destination: &str) -> Result<()> {
+        let source = match fill::source(root, destination) {
+            // The volume stays as it is.
+            Ok(None) => return Ok(()),
+            Ok(Some(source)) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                let place = root.join(destination.trim_start_matches('/'));
+                return Err(Error::conflict(format!("source {} is not directory", place.display())));
+            }
+            Err(error) => return Err(error).context(|| format!("look at {destination} in the image")),
+        };
         let lock = self.0.changing.of(name.to_owned());
         let _changing = lock.blocking_lock();
         let path = self.mount_locked(name, container)?;
-        let filled = self.fill_locked(name, &path, root, destination);
+        let filled =
+            self.fill_locked(name, &path, &source).context(|| format!("fill the volume for {destination}"));
         self.unmount_locked(name, container);
         filled
     }
 
-    fn fill_locked(&self, name: &str, path: &Path, root: &Path, destination: &str) -> Result<()> {
-        let what = || format!("fill the volume for {destination}");
-        if fs::read_dir(path).context(what)?.next().is_some() {
+    fn fill_locked(&self, name: &str, path: &Path, source: &OwnedFd) -> io::Result<()> {
+        if fs::read_dir(path)?.next().is_some() {
             return Ok(());
         }
         // Whoever runs on it holds the directory itself; otherwise it is replaced by one that is whole,
@@ -229,31 +246,36 @@ impl Volumes {
             .state()
             .get(name)
             .is_some_and(|entry| entry.mounted.len() <= 1 && !entry.record.has_options());
-        let to = if alone { self.fresh() } else { path.to_owned() };
-        if alone {
-            fs::create_dir_all(&to).context(what)?;
+        if !alone {
+            return fill::fill(source, path);
         }
-        match fill::fill(&to, root, destination) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                let place = root.join(destination.trim_start_matches('/'));
-                return Err(Error::conflict(format!("source {} is not directory", place.display())));
-            }
-            filled => filled.context(what)?,
+        let to = self.fresh();
+        let filled = fs::create_dir_all(&to)
+            .and_then(|()| fill::fill(source, &to))
+            .and_then(|()| fs::rename(&to, path));
+        if filled.is_err() {
+            self.discard(&to);
         }
-        if alone {
-            fs::rename(&to, path).context(what)?;
-        }
-        Ok(())
+        filled
     }
 
-    /// A container that exists already has the volume.
-    pub(crate) fn keep(&self, name: &str, container: &str) {
-        match self.state().get_mut(name) {
-            Some(entry) => {
-                entry.users.insert(container.to_owned());
-            }
-            None => tracing::error!(container, "its volume {name} is gone"),
+    /// Removes what was not finished, or is not needed any more. What cannot be removed goes with the
+    /// engine's next start.
+    fn discard(&self, path: &Path) {
+        if let Err(error) = snapshot::remove_tree(path) {
+            tracing::warn!("remove {}: {error}", path.display());
         }
+    }
+
+    /// A container has a volume that is there.
+    ///
+    /// # Errors
+    /// No such volume.
+    pub(crate) fn keep(&self, name: &str, container: &str) -> Result<()> {
+        let mut state = self.state();
+        let entry = state.get_mut(name).ok_or_else(|| remove::no_such_volume(name))?;
+        entry.users.insert(container.to_owned());
+        Ok(())
     }
 
     /// A container has its volumes no longer.

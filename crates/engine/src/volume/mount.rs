@@ -12,7 +12,7 @@ use rustix::{
     mount::{UnmountFlags, unmount},
 };
 
-use super::{Volumes, driver_options, remove::no_such_volume};
+use super::{Entry, Volumes, driver_options, remove::no_such_volume};
 use crate::error::{Context, Error, Result};
 
 impl Volumes {
@@ -68,30 +68,28 @@ impl Volumes {
     }
 
     pub(super) fn unmount_locked(&self, name: &str, container: &str) {
-        let unused = {
-            let mut state = self.state();
-            let Some(entry) = state.get_mut(name) else { return };
+        if let Some(entry) = self.state().get_mut(name) {
             entry.mounted.remove(container);
-            entry.mounted.is_empty() && entry.record.has_options()
-        };
-        if unused {
-            self.detach_unused(name);
         }
+        self.detach_unused(name);
     }
 
     /// Takes away what an engine before this one mounted and no container runs on. To be called once every
     /// container that runs has said so.
     pub(crate) fn settle(&self) {
-        let unused: Vec<String> = self
-            .state()
-            .iter()
-            .filter(|(_, entry)| entry.mounted.is_empty() && entry.record.has_options())
-            .map(|(name, _)| name.clone())
-            .collect();
-        unused.iter().for_each(|name| self.detach_unused(name));
+        let names: Vec<String> = self.state().keys().cloned().collect();
+        for name in names {
+            let lock = self.0.changing.of(name.clone());
+            let _changing = lock.blocking_lock();
+            self.detach_unused(&name);
+        }
     }
 
     fn detach_unused(&self, name: &str) {
+        let unused = |entry: &Entry| entry.mounted.is_empty() && entry.record.has_options();
+        if !self.state().get(name).is_some_and(unused) {
+            return;
+        }
         let path = self.path(name);
         if let Err(error) = detach(&path) {
             tracing::warn!("unmount {}: {error}", path.display());

@@ -8,15 +8,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat},
     io::Errno,
     mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
 };
 
-use crate::error::{Context, Error, Result, errno_text};
-
-/// A lookup may be disturbed by renames; the kernel wants it repeated then.
-const ATTEMPTS: usize = 128;
+use crate::{
+    error::{Context, Error, Result, errno_text},
+    lookup,
+};
 
 /// Refuses paths that are none below a volume, in Docker's words.
 pub(crate) fn check(subpath: &str) -> Result<(), &'static str> {
@@ -67,12 +67,14 @@ impl Parts {
         let shown = volume.join(subpath);
         let part = open_beneath(volume, subpath).map_err(|error| {
             let (base, shown) = (volume.display(), shown.display());
-            Error::system(match error {
-                Errno::XDEV => {
-                    format!("path concatenation escapes the base directory, base: {base}, subpath: {subpath}")
-                }
-                other => format!("cannot access path {shown}: lstat {shown}: {}", errno_text(other)),
-            })
+            let inaccessible = format!("cannot access path {shown}: lstat {shown}: {}", errno_text(error));
+            match error {
+                Errno::XDEV => Error::invalid(format!(
+                    "path concatenation escapes the base directory, base: {base}, subpath: {subpath}"
+                )),
+                Errno::NOENT => Error::not_found(inaccessible),
+                _ => Error::system(inaccessible),
+            }
         })?;
         let directory = self.root.join(container);
         let what = || format!("mount {}", shown.display());
@@ -122,14 +124,7 @@ fn open_beneath(volume: &Path, subpath: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let volume = openat(CWD, volume, flags | OFlags::DIRECTORY, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let mut result = Err(Errno::AGAIN);
-    for _ in 0..ATTEMPTS {
-        result = openat2(&volume, subpath, flags, Mode::empty(), resolve);
-        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-            break;
-        }
-    }
-    result
+    lookup::open(&volume, subpath, flags, resolve)
 }
 
 #[cfg(test)]

@@ -51,12 +51,9 @@ impl Volumes {
             }
             return Err(error);
         }
-        drop(changing);
         self.emit(name, "destroy", []);
-        // It is gone; what cannot be deleted now goes with the engine's next start.
-        if let Err(error) = snapshot::remove_tree(&trash) {
-            tracing::warn!("remove {}: {error}", trash.display());
-        }
+        drop(changing);
+        self.discard(&trash);
         Ok(())
     }
 

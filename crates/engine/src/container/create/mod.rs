@@ -87,7 +87,7 @@ impl Containers {
             endpoints,
         };
         let containers = self.clone();
-        let made = super::blocking(move || containers.make(record, &image, wanted)).await;
+        let made = crate::blocking(move || containers.make(record, &image, wanted)).await;
         let container = match made {
             Ok(container) => container,
             Err(error) => {
@@ -211,12 +211,13 @@ impl Containers {
     }
 
     /// Makes the container's directory, file system and volumes, and its record last: without one, the
-    /// next engine removes the rest.
+    /// next engine removes the rest, but for volumes without names, which a prune removes.
     fn make(&self, mut record: Record, image: &Image, wanted: Vec<Wanted>) -> Result<Arc<Container>> {
         let directory = self.0.root.join(&record.id);
         let what = || format!("create {}", directory.display());
         std::fs::create_dir(&directory).context(what)?;
-        let made = self.fill(&mut record, image, wanted).and_then(|()| {
+        let mut own = Vec::new();
+        let made = self.fill(&mut record, image, wanted, &mut own).and_then(|()| {
             record.save(&directory)?;
             // The directory's own name.
             crate::store::sync_directory(&self.0.root).context(what)?;
@@ -224,8 +225,7 @@ impl Containers {
         });
         if made.is_err() {
             self.0.volumes.release(&record.id);
-            let own = record.mounts.iter().filter(|mount| mount.anonymous);
-            self.remove_volumes(own.map(|mount| &mount.point.name));
+            self.remove_volumes(&own);
             if let Err(error) = self.finish_removal(&record.id, &directory) {
                 tracing::error!(container = record.id, "undo its creation: {error}");
             }
@@ -233,7 +233,14 @@ impl Containers {
         made
     }
 
-    fn fill(&self, record: &mut Record, image: &Image, wanted: Vec<Wanted>) -> Result<()> {
+    /// `own` gets the names of the volumes that are made for this container alone.
+    fn fill(
+        &self,
+        record: &mut Record,
+        image: &Image,
+        wanted: Vec<Wanted>,
+        own: &mut Vec<String>,
+    ) -> Result<()> {
         let snapshots = &self.0.snapshots;
         snapshots.create(&record.id, &image.layers)?;
         let volumes = &self.0.volumes;
@@ -242,7 +249,7 @@ impl Containers {
             let (mut mount, new, fill, declared) = match wanted {
                 Wanted::Ready(mount) => {
                     if mount.is_volume() {
-                        volumes.keep(&mount.point.name, &record.id);
+                        volumes.keep(&mount.point.name, &record.id)?;
                     }
                     record.mounts.push(mount);
                     continue;
@@ -251,6 +258,9 @@ impl Containers {
             };
             mount.point.name = volumes.acquire(new, &record.id)?;
             mount.point.source = volumes.path(&mount.point.name).to_string_lossy().into_owned();
+            if mount.anonymous {
+                own.push(mount.point.name.clone());
+            }
             record.mounts.push(mount.clone());
             if fill {
                 let root = match &root {

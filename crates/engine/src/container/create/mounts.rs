@@ -80,8 +80,9 @@ pub(super) fn wanted<'a>(
                         propagation: mount.propagation.clone(),
                         ..point
                     },
-                    anonymous: false,
-                    subpath: String::new(),
+                    non_recursive: mount.non_recursive,
+                    read_only_non_recursive: mount.read_only_non_recursive,
+                    ..Mount::default()
                 }));
             }
             MountSource::Volume { name, no_copy, subpath } => {
@@ -100,6 +101,7 @@ pub(super) fn wanted<'a>(
                         point: volume_point(MountPoint { mode, ..point }),
                         anonymous: name.is_none(),
                         subpath: subpath.clone(),
+                        ..Mount::default()
                     },
                     volume: New {
                         name: name.clone().unwrap_or_default(),
@@ -118,7 +120,7 @@ pub(super) fn wanted<'a>(
                 };
                 if host_config.mounts.iter().flatten().any(is_mount) {
                     let point = MountPoint { kind: "tmpfs".to_owned(), ..point };
-                    wanted.push(Wanted::Ready(Mount { point, anonymous: false, subpath: String::new() }));
+                    wanted.push(Wanted::Ready(Mount { point, ..Mount::default() }));
                 }
             }
         }
@@ -131,7 +133,7 @@ pub(super) fn wanted<'a>(
         if !is_taken(&destination) && !of_others.contains(&destination) {
             let point = volume_point(MountPoint { destination, rw: true, ..MountPoint::default() });
             wanted.push(Wanted::Volume {
-                mount: Mount { point, anonymous: true, subpath: String::new() },
+                mount: Mount { point, anonymous: true, ..Mount::default() },
                 volume: New { driver: host_config.volume_driver.clone(), ..New::default() },
                 fill: true,
                 declared: true,
@@ -181,8 +183,8 @@ pub(in crate::container) fn to_mount(
                 mode: point.mode.clone(),
                 propagation: if point.propagation.is_empty() { "rprivate" } else { &point.propagation }
                     .to_owned(),
-                non_recursive: false,
-                read_only_non_recursive: false,
+                non_recursive: mount.non_recursive,
+                read_only_non_recursive: mount.read_only_non_recursive,
             }),
         }
     }
@@ -217,6 +219,7 @@ mod tests {
             }),
             anonymous: true,
             subpath: "part".to_owned(),
+            ..Mount::default()
         });
         let wanted = wanted(&host_config, others.to_vec(), volumes.iter()).unwrap();
         let destinations: Vec<&str> =

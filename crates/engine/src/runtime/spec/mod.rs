@@ -31,6 +31,7 @@ use wire::docker::{
 
 pub use mounts::{MountSource, RequestedMount};
 pub use process::{ExecRequest, exec_process};
+pub(super) use resources::PERIOD;
 pub use user::User;
 
 use super::{

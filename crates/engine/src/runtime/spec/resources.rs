@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// The least memory a container can have, bytes.
 const MIN_MEMORY: i64 = 6 << 20;
 /// Microseconds in which a quota is used.
-const PERIOD: i64 = 100_000;
+pub(in crate::runtime) const PERIOD: i64 = 100_000;
 
 /// Refuses what makes no sense, in Docker's words. `cpus` is how many this machine has.
 pub(super) fn check(resources: &Resources, cpus: usize) -> Result<()> {
