@@ -159,7 +159,8 @@ fn interrupt_of_a_terminal(t: &Target) -> Outcome {
     // Ctrl-C goes through as a byte, and the container's own terminal makes a signal of it.
     shell.write([3])?;
     shell.write("echo st''ill here\n")?;
-    shell.wait_for("still here")?;
+    // The shell has to be back at its prompt: until then the end of input would be for the terminal's line.
+    shell.wait_for("still here\r\n/ # ")?;
     shell.write([4])?;
     shell.wait()?;
     Ok(())

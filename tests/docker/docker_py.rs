@@ -39,17 +39,52 @@ struct Difference {
     why: &'static str,
 }
 
-const OURS: &[Kind] = &[Kind::Native, Kind::Machine];
-
 const fn ours(test: &'static str, why: &'static str) -> Difference {
-    Difference { kinds: OURS, test, why }
+    Difference { kinds: &[Kind::Native, Kind::Machine], test, why }
 }
 
 const fn everywhere(test: &'static str, why: &'static str) -> Difference {
     Difference { kinds: &Kind::ALL, test, why }
 }
 
-const DIFFERENCES: &[Difference] = &[];
+const BRIDGE: &str = "the bridge network is not implemented yet";
+const NETWORKS: &str = "networks of one's own are not implemented yet";
+
+/// With all the reasons: `docs/testing.md` has them, too.
+const DIFFERENCES: &[Difference] = &[
+    everywhere(
+        "api_container::AttachContainerTest::test_run_container_reading_socket_ws",
+        "docker-py itself cannot open a websocket on a unix socket",
+    ),
+    everywhere(
+        "models_containers::ContainerCollectionTest::test_run_with_image_that_does_not_exist",
+        "there is no registry to say so",
+    ),
+    everywhere(
+        "models_containers::ContainerTest::test_exec_run_failed",
+        "it expects 126 of a missing program, where Docker answers 127 since version 28",
+    ),
+    ours("api_container::CreateContainerTest::test_create_with_links", BRIDGE),
+    ours("api_container::CreateContainerTest::test_create_with_mac_address", BRIDGE),
+    ours("api_container::GetContainerStatsTest::test_get_container_stats_no_stream", BRIDGE),
+    ours("api_container::LinkTest::test_remove_link", BRIDGE),
+    ours("api_container::PortTest::test_port", BRIDGE),
+    ours("models_containers::ContainerTest::test_ports_target_list", BRIDGE),
+    ours("models_containers::ContainerTest::test_ports_target_none", BRIDGE),
+    ours("models_containers::ContainerTest::test_ports_target_tuple", BRIDGE),
+    ours("models_containers::ContainerTest::test_stats", BRIDGE),
+    ours("regression::TestRegressions::test_792_explicit_port_protocol", BRIDGE),
+    ours("models_containers::ContainerCollectionTest::test_run_with_network", NETWORKS),
+    ours("models_containers::ContainerCollectionTest::test_run_with_networking_config", NETWORKS),
+    ours(
+        "models_containers::ContainerCollectionTest::test_run_with_networking_config_only_undeclared_network",
+        NETWORKS,
+    ),
+    ours(
+        "models_containers::ContainerCollectionTest::test_run_with_networking_config_with_undeclared_network",
+        NETWORKS,
+    ),
+];
 
 macro_rules! files {
     ($($file:ident),* $(,)?) => {
@@ -144,7 +179,8 @@ impl Results {
 
 /// The images that docker-py's tests start from; all are this machine's busybox.
 fn load_images(t: &Target) -> Result<()> {
-    let more = Tar::default().folder("var/opt/", 0o755)?.finish()?;
+    let users = b"root:x:0:0:root:/root:/bin/sh\npostgres:x:70:70::/var/lib/postgresql:/bin/sh\n";
+    let more = Tar::default().folder("var/opt/", 0o755)?.file("etc/passwd", 0o644, users)?.finish()?;
     let mut image = Image::busybox()?.layer(more);
     image.tags.extend(["alpine:3.10", "alpine:latest"].map(str::to_owned));
     let file = archive::write(t.folder(), "images.tar", &image.docker_archive()?)?;

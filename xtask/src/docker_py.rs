@@ -17,6 +17,7 @@ const VERSION: &str = "7.0.0";
 /// What the tests import. docker-py 7.0 does not work with later requests and urllib3.
 const REQUIREMENTS: &[&str] = &[
     "packaging==24.2",
+    "paramiko==3.5.1",
     "pytest==8.3.5",
     "pytest-timeout==2.3.1",
     "requests==2.31.0",

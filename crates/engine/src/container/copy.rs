@@ -20,6 +20,10 @@ use crate::{
     snapshot::{ArchiveStream, ArchiveWriter, CopyInto, Outgoing, UnpackError, copy_into, decompress},
 };
 
+/// Bytes of a refused archive that are still read, as many as Docker reads of any request that it has
+/// answered.
+const HEARD_OUT: u64 = 256 << 10;
+
 /// How an archive is to be unpacked in a container.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extract {
@@ -106,12 +110,20 @@ impl Containers {
         name: &str,
         path: &str,
         how: Extract,
-        archive: impl Read + Send + 'static,
+        mut archive: impl Read + Send + 'static,
     ) -> Result<()> {
         let container = self.get(name)?;
         let files = self.files(&container).await?;
         let (asked, target) = (path.to_owned(), container.clone());
-        let extracted = crate::blocking(move || Ok(extract(&target, &files, &asked, how, archive)));
+        let extracted = crate::blocking(move || {
+            let extracted = extract(&target, &files, &asked, how, &mut archive);
+            drop(files);
+            if extracted.is_err() {
+                // A client that is still sending would hear of a broken connection instead.
+                let _ = io::copy(&mut archive.take(HEARD_OUT), &mut io::sink());
+            }
+            Ok(extracted)
+        });
         extracted.await?.map_err(|failure| failure.tell(path, name))?;
         self.emit(&container, "extract-to-dir", &[]);
         Ok(())

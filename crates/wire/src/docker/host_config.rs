@@ -87,7 +87,10 @@ pub struct Resources {
     pub cpu_period: i64,
     /// Microseconds in each period.
     pub cpu_quota: i64,
+    /// Docker reads member names in any case; the second spelling of these two is docker-py's.
+    #[serde(alias = "CPURealtimePeriod")]
     pub cpu_realtime_period: i64,
+    #[serde(alias = "CPURealtimeRuntime")]
     pub cpu_realtime_runtime: i64,
     pub cpuset_cpus: String,
     pub cpuset_mems: String,
