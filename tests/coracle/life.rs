@@ -1,11 +1,13 @@
 //! A machine's life: start, stop, restart, delete, and what is kept.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::Target;
-use tests::{cases, ensure_eq};
+use tests::{cases, ensure_eq, wait};
 
 cases! {
     everything_is_there_after_stop_and_start.on(&[Kind::Machine]).alone().seconds(240),
@@ -93,6 +95,12 @@ fn start_while_it_stops(t: &Target) -> Outcome {
     let machine = t.machine()?;
     t.ok(["run", "-d", "busybox", "sleep", "1000"])?;
     let stop = machine.coracle(["stop", "--timeout", "2"]).spawn()?;
+    // The container does not heed its stop signal, so that this takes two seconds.
+    wait::eventually_true("the machine stops", Duration::from_secs(60), || {
+        let status = machine.coracle(["status", "--json"]).output()?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        Ok(status["state"] != "running")
+    })?;
     let start = machine.coracle(["start"]).output()?;
     stop.wait()?.expect_code(0)?;
     if start.code() != 0 {

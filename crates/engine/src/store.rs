@@ -25,7 +25,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) 
     replace(path, &bytes, durability).context(|| format!("write {}", path.display()))
 }
 
-/// Replaces `path` with `bytes`, as [`write_json`] does.
+/// Replaces `path` with `bytes`, as [`write_json`] does. Only one may write a path at a time.
 pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

@@ -99,9 +99,9 @@ impl Bundle {
         self.path.join(format!("x-{exec}.process.json"))
     }
 
-    /// The terminal's socket of a container or exec while it is started.
-    pub(crate) fn console(&self, exec: Option<&str>) -> PathBuf {
-        self.path.join(exec.map_or_else(|| "console.sock".to_owned(), |exec| format!("x-{exec}.sock")))
+    /// The terminal's socket while the container is started.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.path.join("console.sock")
     }
 
     /// Writes all that `oci create` reads.
@@ -146,7 +146,7 @@ impl Bundle {
 
     /// Removes what `oci exec` has read.
     pub(crate) fn forget_exec(&self, exec: &str) {
-        for path in [self.exec_process(exec), self.exec_workload(exec), self.console(Some(exec))] {
+        for path in [self.exec_process(exec), self.exec_workload(exec)] {
             // Gone with the bundle at the latest.
             let _ = fs::remove_file(path);
         }

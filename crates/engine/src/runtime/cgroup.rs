@@ -182,6 +182,15 @@ impl Cgroups {
         })
     }
 
+    /// Makes the groups above `path`. Helpers would do it, too, but on version 2 not several at once.
+    pub(super) fn make_parents(&self, path: &Path) -> io::Result<()> {
+        let parent = path.parent().and_then(|parent| parent.strip_prefix("/").ok());
+        match (self.version, parent) {
+            (CgroupVersion::V2, Some(parent)) => fs::create_dir_all(Path::new(ROOT).join(parent)),
+            _ => Ok(()),
+        }
+    }
+
     /// The group's directories that exist.
     pub(super) fn groups(&self, path: &Path) -> impl Iterator<Item = PathBuf> {
         let relative = path.strip_prefix("/").unwrap_or(path).to_owned();

@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use libseccomp::{
@@ -50,6 +51,9 @@ struct Instruction {
     operand: u32,
 }
 
+/// Of several containers that start at once, one writes their profile.
+static STORING: Mutex<()> = Mutex::new(());
+
 /// Stores a profile; returns the name under which [`load`] finds it.
 pub(crate) fn store(directory: &Path, profile: &LinuxSeccomp) -> Result<String> {
     let json = serde_json::to_vec(profile).context(|| "encode a seccomp profile".to_owned())?;
@@ -59,6 +63,7 @@ pub(crate) fn store(directory: &Path, profile: &LinuxSeccomp) -> Result<String> 
     hash.update(&json);
     let name: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let path = profile_path(directory, &name);
+    let _alone = STORING.lock().unwrap_or_else(PoisonError::into_inner);
     if !path.exists() {
         store::replace(&path, &json, Durability::Renamed).context(|| format!("write {}", path.display()))?;
     }

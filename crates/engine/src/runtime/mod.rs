@@ -215,7 +215,13 @@ impl Runtime {
     pub async fn start(&self, id: &str, spec: &Spec, stdio: Stdio) -> Result<Running> {
         check_name(id)?;
         let (layout, bundle, spec) = (self.0.layout.clone(), self.0.layout.bundle(id), spec.clone());
-        let written = blocking(move || bundle.write(&layout, &spec, stdio)).await;
+        let cgroups = self.0.cgroups.clone();
+        let written = blocking(move || {
+            bundle.write(&layout, &spec, stdio)?;
+            let group = bundle.cgroup()?.unwrap_or_default();
+            cgroups.make_parents(&group).context(|| format!("make the groups above {}", group.display()))
+        })
+        .await;
         let arguments = ["oci", "create", id].map(str::to_owned).to_vec();
         let started = match written {
             Ok(()) => self.launch(Start::Container, id, arguments, stdio).await,

@@ -75,6 +75,18 @@ fn c_strings(texts: &[String]) -> Result<Vec<CString>> {
         .map_err(|_| Error::invalid("invalid argument: a NUL byte"))
 }
 
+impl LastSteps {
+    /// Becomes the program, or says why not.
+    pub(super) fn run(&self) -> std::result::Result<std::convert::Infallible, String> {
+        self.0.run()
+    }
+
+    /// Where failures go.
+    pub(super) fn messages(&self) -> RawFd {
+        self.0.messages
+    }
+}
+
 impl Executor for LastSteps {
     /// Does not return if all goes well.
     fn exec(&self, _: &Spec) -> std::result::Result<(), ExecutorError> {

@@ -2,11 +2,13 @@
 //! container or a process in one, starts it, reports it on descriptor 3 and ends. Its own 0, 1 and 2 are
 //! the new process's. What it reads is written by `super::bundle`.
 //!
-//! Namespaces, mounts, control groups and users are libcontainer's work; the last steps before the
-//! container's program are `last_steps`'.
+//! Making a container's namespaces, mounts and control groups is libcontainer's work. Joining them is
+//! `join`'s, and the last steps before the program are `last_steps`'.
 
 /// The socket on which a terminal's master comes.
 mod console;
+/// A process in a container that runs already.
+mod join;
 /// What the new process does before it becomes the container's program.
 mod last_steps;
 /// The loopback interface of a new network namespace.
@@ -21,12 +23,12 @@ use std::{
     fs,
     io::{self, Write},
     os::fd::{AsFd, FromRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use rustix::{
     fs::{FileType, Mode},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -120,7 +122,7 @@ fn create(layout: &Layout, id: &str) -> Result<Made> {
     let workload: Workload = read(&bundle.workload())?;
     let spec: Spec = read(&bundle.path().join("config.json"))?;
     prepare_root(&spec, &workload)?;
-    let console = workload.terminal.map(|_| Console::listen(bundle.console(None))).transpose()?;
+    let console = workload.terminal.map(|_| Console::listen(bundle.console())).transpose()?;
     let mut messages = Messages::open("error during container init: ")?;
     let steps = last_steps(layout, workload, &messages)?;
     let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
@@ -140,29 +142,21 @@ fn create(layout: &Layout, id: &str) -> Result<Made> {
         container.start().map_err(|error| error.to_string())?;
         Ok(container.pid())
     });
-    finish(&mut messages, pid.map(|pid| pid.map(|pid| pid.as_raw())), console)
+    let pid = pid.map(|pid| Pid::from_raw(pid?.as_raw()));
+    let pid = finish(&mut messages, pid)?;
+    Ok(Made { pid, terminal: console.map(Console::receive).transpose()? })
 }
 
 fn exec(layout: &Layout, id: &str, name: &str) -> Result<Made> {
     let bundle = layout.bundle(id);
     let workload: Workload = read(&bundle.exec_workload(name))?;
-    let console = workload.terminal.map(|_| Console::listen(bundle.console(Some(name)))).transpose()?;
+    let process: Process = read(&bundle.exec_process(name))?;
     let mut messages = Messages::open("")?;
     let steps = last_steps(layout, workload, &messages)?;
-    let group = bundle.cgroup()?;
-    let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(layout.states())
-        .map(|builder| builder.with_console_socket(console.as_ref().map(Console::path)).with_executor(steps))
-        .and_then(|builder| {
-            builder
-                .as_tenant()
-                .with_detach(true)
-                .with_process(Some(bundle.exec_process(name)))
-                .with_sub_cgroup(group.as_deref().and_then(|group| sub_cgroup(layout, id, group)))
-                .build()
-        });
-    let pid = built.map(|pid| Some(pid.as_raw())).map_err(|error| error.to_string());
-    finish(&mut messages, pid, console)
+    let started = join::Container::find(layout, id, &bundle)?.start(&process, &steps);
+    let (pid, socket) = started?;
+    let pid = finish(&mut messages, Ok(Some(pid)))?;
+    Ok(Made { pid, terminal: socket.as_ref().map(join::terminal).transpose()? })
 }
 
 fn last_steps(layout: &Layout, workload: Workload, messages: &Messages) -> Result<LastSteps> {
@@ -171,17 +165,10 @@ fn last_steps(layout: &Layout, workload: Workload, messages: &Messages) -> Resul
 }
 
 /// Waits until the new process has become its program, or has said why not.
-fn finish(
-    messages: &mut Messages,
-    pid: std::result::Result<Option<i32>, String>,
-    console: Option<Console>,
-) -> Result<Made> {
+fn finish(messages: &mut Messages, pid: std::result::Result<Option<Pid>, String>) -> Result<Pid> {
     let failure = messages.wait();
     match (pid, failure) {
-        (Ok(Some(pid)), None) => {
-            let pid = Pid::from_raw(pid).ok_or_else(|| Error::system("the process has no number"))?;
-            Ok(Made { pid, terminal: console.map(Console::receive).transpose()? })
-        }
+        (Ok(Some(pid)), None) => Ok(pid),
         (_, Some(failure)) => Err(Error::system(failure)),
         (Ok(None), None) => Err(Error::system("the container has no process")),
         (Err(error), None) => Err(Error::system(error)),
@@ -218,15 +205,4 @@ fn prepare_root(spec: &Spec, workload: &Workload) -> Result<()> {
 
 fn go_text(error: &io::Error) -> String {
     rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), errno_text)
-}
-
-/// Below the container's control group, where its first process is now. On version 2 a group whose
-/// controllers are delegated to groups below takes no processes itself.
-fn sub_cgroup(layout: &Layout, id: &str, group: &Path) -> Option<String> {
-    let state: serde_json::Value = read(&layout.states().join(id).join("state.json")).ok()?;
-    let pid = state.get("pid")?.as_i64()?;
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let below: PathBuf = Path::new(own).strip_prefix(group).ok()?.to_owned();
-    (!below.as_os_str().is_empty()).then(|| below.to_str().map(str::to_owned)).flatten()
 }
