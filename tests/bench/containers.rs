@@ -110,14 +110,20 @@ pub(crate) fn logs() -> Result<Vec<Figure>> {
         "yes {lines} | head -c 10000000 > /lines; for n in $(seq {}); do cat /lines; done",
         SIZE / 10_000_000
     );
-    let (mut written, mut read) = ([Duration::ZERO; 2], [Duration::ZERO; 2]);
+    let mut times = [[Duration::ZERO; 2]; 3];
     for (number, engine) in engines.iter().enumerate() {
         let id = create(engine, &["sh", "-c", &script])?;
         let begun = Instant::now();
         start(engine, &id)?;
         let answer = engine.api().post(format!("/containers/{id}/wait"));
         answer.timeout(Duration::from_secs(300)).send()?.expect(200)?;
-        written[number] = begun.elapsed();
+        times[0][number] = begun.elapsed();
+        let begun = Instant::now();
+        let path = format!("/containers/{id}/logs?stdout=1");
+        let mut answer = engine.api().get(path).timeout(Duration::from_secs(300)).open()?;
+        let read = std::io::copy(&mut answer, &mut std::io::sink())?;
+        ensure!(read > SIZE as u64, "{} answered {read} bytes", engine.kind());
+        times[1][number] = begun.elapsed();
         let Server::Unix(socket) = engine.api() else { continue };
         let begun = Instant::now();
         let status = Command::new(places::docker()?)
@@ -128,18 +134,17 @@ pub(crate) fn logs() -> Result<Vec<Figure>> {
             .stderr(Stdio::null())
             .status()?;
         ensure!(status.success(), "docker logs failed: {status}");
-        read[number] = begun.elapsed();
+        times[2][number] = begun.elapsed();
         remove(engine, &id)?;
     }
-    let figure = |name: &str, times: [Duration; 2]| {
+    let names = ["written", "read over the API", "read by `docker logs`"];
+    let figure = |(name, times): (&str, [Duration; 2])| {
         let [ours, peer] = times.map(|time| Value::throughput(SIZE, time));
         let (limit, peer) = (Some(Limit::AtLeast(150.0)), Some(("dockerd", peer)));
-        Figure { name: name.to_owned(), ours, peer, limit, samples: 1 }
+        let name = format!("200 MB of logs in 80-byte lines: {name}");
+        Figure { name, ours, peer, limit, samples: 1 }
     };
-    Ok(vec![
-        figure("200 MB of logs in 80-byte lines: written", written),
-        figure("200 MB of logs in 80-byte lines: `docker logs`", read),
-    ])
+    Ok(names.into_iter().zip(times).map(figure).collect())
 }
 
 /// `GET /containers/json?all=1` of 200 containers.

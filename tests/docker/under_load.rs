@@ -232,7 +232,7 @@ fn a_thousand_cycles(t: &Target) -> Outcome {
     let mut cycle = |number: usize| -> Outcome {
         create(t, &name, "true")?;
         ids.insert(t.inspect(&name)?["Id"].as_str().context("no id")?.to_owned());
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             start(t, &name)?;
             t.api().post(format!("/containers/{name}/wait")).send()?.expect(200)?;
         }
@@ -253,7 +253,7 @@ fn a_thousand_cycles(t: &Target) -> Outcome {
 /// are there, and the one that was on its way.
 fn busy(t: &Target, round: usize) -> (BTreeSet<String>, String) {
     let mut there = BTreeSet::new();
-    for number in 0.. {
+    for number in 0_u32.. {
         let name = format!("r{round}-{number}");
         if create(t, &name, SLEEP).is_err() {
             return (there, name);
@@ -263,11 +263,11 @@ fn busy(t: &Target, round: usize) -> (BTreeSet<String>, String) {
             break;
         }
         // Every other one stays, and runs.
-        if number % 2 == 0 && remove(t, &name).is_err() {
+        if number.is_multiple_of(2) {
             there.remove(&name);
-            return (there, name);
-        } else if number % 2 == 0 {
-            there.remove(&name);
+            if remove(t, &name).is_err() {
+                return (there, name);
+            }
         }
     }
     (there, String::new())

@@ -52,13 +52,13 @@ fn findings(documented: &BTreeSet<String>, served: &BTreeSet<String>) -> Vec<Str
 }
 
 /// Whether a route of the engine answers what a row documents. A route that ends in [`REST`] answers every path below;
-/// a HEAD request is answered by the GET route.
+/// a HEAD request is answered by the GET route unless there is one of its own.
 fn serves(route: &str, row: &str) -> bool {
-    let row = row.strip_prefix("HEAD ").map_or_else(|| row.to_owned(), |path| format!("GET {path}"));
-    match route.strip_suffix(REST) {
+    let answers = |row: &str| match route.strip_suffix(REST) {
         Some(above) => row.starts_with(above),
         None => route == row,
-    }
+    };
+    answers(row) || row.strip_prefix("HEAD ").is_some_and(|path| answers(&format!("GET {path}")))
 }
 
 /// The routes of a table whose rows begin with `` | `METHOD /path` | ``. Rows for whole families of paths name no

@@ -5,7 +5,7 @@
 //! name.
 //!
 //! Which containers have a volume is theirs to tell: their records are on disk, and they say so again when
-//! the engine starts ([`Volumes::keep`]). A volume that a container has is not removed.
+//! the engine starts (`Volumes::keep`). A volume that a container has is not removed.
 
 /// What `local`'s options mean.
 mod driver_options;
