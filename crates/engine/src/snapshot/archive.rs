@@ -10,7 +10,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Stat, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, major, minor, readlinkat},
+    fs::{
+        FileType, Stat, fgetxattr, flistxattr, flistxattr_query, fstat, lgetxattr, llistxattr,
+        llistxattr_query, major, minor, readlinkat,
+    },
     io::Errno,
 };
 
@@ -157,8 +160,11 @@ impl<W: Write> ArchiveWriter<W> {
         };
         let stat = fstat(&file)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let xattrs =
-            read_attributes(|names| flistxattr(&file, names), |name, value| fgetxattr(&file, name, value));
+        let xattrs = read_attributes(
+            flistxattr_query(&file),
+            |names| flistxattr(&file, names),
+            |name, value| fgetxattr(&file, name, value),
+        );
         let kind = tar::EntryType::Regular;
         self.header(&Header { path, kind, link: b"", stat: &stat, size, xattrs: &xattrs })?;
         // It may grow or shrink meanwhile; the header's word stands.
@@ -266,16 +272,22 @@ fn padding(size: u64) -> u64 {
 /// The extended attributes of something that must not be opened.
 fn attributes_of(directory: impl AsFd, name: &CStr) -> Vec<(Vec<u8>, Vec<u8>)> {
     let path = through_proc(directory, name.to_bytes());
-    read_attributes(|names| llistxattr(&path[..], names), |name, value| lgetxattr(&path[..], name, value))
+    read_attributes(
+        llistxattr_query(&path[..]),
+        |names| llistxattr(&path[..], names),
+        |name, value| lgetxattr(&path[..], name, value),
+    )
 }
 
-/// Those extended attributes that mean something elsewhere: users' own, and capabilities.
+/// Those extended attributes that mean something elsewhere: users' own, and capabilities. `length` is that of
+/// the list.
 fn read_attributes(
+    length: Result<usize, Errno>,
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
 ) -> Vec<(Vec<u8>, Vec<u8>)> {
     // Most files have none: that takes no memory to find out.
-    if matches!(list(&mut []), Ok(0) | Err(_)) {
+    if matches!(length, Ok(0) | Err(_)) {
         return Vec::new();
     }
     let mut names = vec![0; 64 << 10];

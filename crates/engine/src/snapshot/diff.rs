@@ -133,10 +133,11 @@ impl Diff<'_> {
                 let path = [&found.path[..at], WHITEOUT, found.name.to_bytes()].concat();
                 return archive.marker(&path, &found.stat);
             }
-            if is_placeholder(found.path, &found.stat) && self.in_image(found.path)?.is_none() {
-                return Ok(());
-            }
-            if PLACEHOLDER_DIRECTORIES.contains(&found.path) && !self.is_worth_telling(found)? {
+            let is_for_others = match PLACEHOLDER_DIRECTORIES.contains(&found.path) {
+                true => !self.is_worth_telling(found)?,
+                false => is_placeholder(found.path, &found.stat) && self.in_image(found.path)?.is_none(),
+            };
+            if is_for_others {
                 return Ok(());
             }
             archive.found(found, b"")?;
