@@ -63,6 +63,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         stages.push(("other people's programs", Box::new(others_programs)));
     }
     if args.level.is_none_or(|level| level == 2) {
+        stages.push(("level 2, the container runtime", Box::new(move || runtime(filter))));
         stages.push(("level 2, the engine on this Linux", Box::new(move || cases("native", filter))));
     }
     if args.level.is_none_or(|level| level == 3) {
@@ -110,6 +111,13 @@ fn unit_tests(mut cargo: Command, crates: &[&str], filter: Option<&str>) -> Resu
         cargo.args(["--package", name]);
     }
     cargo.arg("--").args(filter);
+    command::run(&mut cargo)
+}
+
+/// Runs the runtime's own cases, against the helper and the shim without the engine around them.
+fn runtime(filter: Option<&str>) -> Result<()> {
+    let mut cargo = build::guest_cargo("test");
+    cargo.args(["--release", "--package", "engine", "--test", "runtime", "--"]).args(filter);
     command::run(&mut cargo)
 }
 
