@@ -37,14 +37,16 @@ struct Difference {
     /// `file::class::test`, without the folder and `_test.py`.
     test: &'static str,
     why: &'static str,
+    /// It passes now and then.
+    unsteady: bool,
 }
 
 const fn ours(test: &'static str, why: &'static str) -> Difference {
-    Difference { kinds: &[Kind::Native, Kind::Machine], test, why }
+    Difference { kinds: &[Kind::Native, Kind::Machine], test, why, unsteady: false }
 }
 
 const fn everywhere(test: &'static str, why: &'static str) -> Difference {
-    Difference { kinds: &Kind::ALL, test, why }
+    Difference { kinds: &Kind::ALL, test, why, unsteady: false }
 }
 
 const BRIDGE: &str = "the bridge network is not implemented yet";
@@ -64,6 +66,12 @@ const DIFFERENCES: &[Difference] = &[
         "models_containers::ContainerTest::test_exec_run_failed",
         "it expects 126 of a missing program, where Docker answers 127 since version 28",
     ),
+    Difference {
+        kinds: &[Kind::Machine],
+        test: "api_exec::ExecDemuxTest::test_exec_command_tty_stream_demux",
+        why: "it wants a terminal's line in one piece, and a program on an emulated CPU may write it in two",
+        unsteady: true,
+    },
     ours("api_container::CreateContainerTest::test_create_with_links", BRIDGE),
     ours("api_container::CreateContainerTest::test_create_with_mac_address", BRIDGE),
     ours("api_container::GetContainerStatsTest::test_get_container_stats_no_stream", BRIDGE),
@@ -134,16 +142,20 @@ fn run(t: &Target, file: &str) -> Outcome {
     let all: usize = results.counts.values().sum();
     ensure!(all > 0, "pytest ran no test: {output}");
     count(t.kind(), &results.counts);
-    let known: BTreeMap<&str, &str> = DIFFERENCES
+    let known: BTreeMap<&str, &Difference> = DIFFERENCES
         .iter()
         .filter(|difference| difference.kinds.contains(&t.kind()))
         .filter(|difference| difference.test.split("::").next() == Some(file))
-        .map(|difference| (difference.test, difference.why))
+        .map(|difference| (difference.test, difference))
         .collect();
     let unknown: Vec<&String> =
         results.failed.iter().filter(|test| !known.contains_key(test.as_str())).collect();
     ensure!(unknown.is_empty(), "not known to fail: {unknown:#?}\n{text}");
-    let passed: Vec<_> = known.iter().filter(|(test, _)| !results.failed.contains(**test)).collect();
+    let steady = known.values().filter(|difference| !difference.unsteady);
+    let passed: Vec<_> = steady
+        .filter(|known| !results.failed.contains(known.test))
+        .map(|known| (known.test, known.why))
+        .collect();
     ensure!(passed.is_empty(), "listed as failing, but did not fail: {passed:#?}");
     Ok(())
 }

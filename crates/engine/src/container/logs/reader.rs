@@ -40,6 +40,8 @@ pub(super) struct LogReader {
     parts: VecDeque<Opened>,
     /// Which rotation the last of `parts` was begun by.
     rotation: u64,
+    /// The rotation after which nothing is read; `None` to go on for ever.
+    newest: Option<u64>,
     /// What was read of an entry whose end was not.
     partial: Vec<u8>,
     /// For each stream, whether the entry before was the start of the same line.
@@ -75,6 +77,8 @@ impl LogReader {
     pub(super) fn open(log: Arc<LogFile>, query: LogQuery, end: Option<Position>) -> io::Result<Self> {
         let (parts, position) = log.open_all()?;
         let mut parts = place(parts, query.tail)?;
+        // Whoever does not follow gets what is there now, however much is written meanwhile.
+        let end = end.or((!query.follow).then_some(position));
         if let Some(end) = end
             && end.rotation == position.rotation
             && let Some(Opened::Plain { end: part_end, .. }) = parts.back_mut()
@@ -86,6 +90,7 @@ impl LogReader {
             query,
             parts,
             rotation: position.rotation,
+            newest: end.map(|end| end.rotation),
             partial: Vec::new(),
             continued: [false; 2],
             over: false,
@@ -95,6 +100,8 @@ impl LogReader {
 
     /// Appends wanted entries to `out` until it holds about `BLOCK` bytes.
     pub(super) fn read(&mut self, out: &mut Vec<u8>, position: Position) -> io::Result<Progress> {
+        let newest = self.newest.unwrap_or(u64::MAX).max(self.rotation);
+        let position = Position { rotation: position.rotation.min(newest), ..position };
         let mut block = vec![0; BLOCK];
         while out.len() < BLOCK {
             let Some(part) = self.parts.front_mut() else {
