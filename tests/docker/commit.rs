@@ -1,10 +1,12 @@
 //! `docker commit`: an image of a container.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::case::Outcome;
-use tests::target::Target;
-use tests::{cases, ensure_eq};
+use tests::target::{SLEEP, Target};
+use tests::{cases, ensure_eq, wait};
 
 cases! {
     files,
@@ -17,6 +19,7 @@ cases! {
     pauses,
     of_a_commit,
     volumes_are_left_out,
+    while_it_is_restarted_and_removed,
     refused,
     events,
 }
@@ -221,6 +224,29 @@ fn volumes_are_left_out(t: &Target) -> Outcome {
         shown(t, &image, "ls -d /data /scratch; ls /data /scratch | grep -c in; true")?,
         "/data\n/scratch\n0"
     );
+    forget(t, &image)
+}
+
+/// Neither waits for the other for ever.
+fn while_it_is_restarted_and_removed(t: &Target) -> Outcome {
+    let name = t.name("box");
+    let script = format!("head -c 30000000 /dev/zero > /big; echo ready; {SLEEP}");
+    t.ok(["run", "-d", "--name", &name, "busybox", "sh", "-c", &script])?;
+    t.docker(["logs", "-f", &name]).spawn()?.wait_for("ready")?;
+    let commit = t.docker(["commit", &name]).spawn()?;
+    wait::eventually_true("it is frozen", Duration::from_secs(30), || {
+        Ok(t.inspect(&name)?["State"]["Paused"] == true || commit.has_ended())
+    })?;
+    t.ok(["restart", "-t", "0", &name])?;
+    let image = commit.wait()?.text()?;
+    let commit = t.docker(["commit", &name]).spawn()?;
+    wait::eventually_true("it is frozen", Duration::from_secs(30), || {
+        Ok(t.inspect(&name)?["State"]["Paused"] == true || commit.has_ended())
+    })?;
+    t.ok(["rm", "-f", &name])?;
+    if let Ok(second) = commit.wait()?.text() {
+        forget(t, &second)?;
+    }
     forget(t, &image)
 }
 

@@ -256,6 +256,11 @@ fn kinds_are_kept(t: &Target) -> Outcome {
     // Over the API it is allowed, and takes away what was in it.
     put("")?.expect(200)?;
     ensure_eq!(cat(t, &name, "/tmp/dir/file")?, "x");
+    // Also of the image's, whose folders have folders.
+    let archive = Tar::default().file("usr", 0o644, b"y")?.finish()?;
+    let path = format!("/containers/{name}/archive?path=/");
+    t.api().request("PUT", path).body(archive).send()?.expect(200)?;
+    ensure_eq!(cat(t, &name, "/usr")?, "y");
     Ok(())
 }
 

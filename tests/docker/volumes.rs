@@ -17,6 +17,7 @@ cases! {
     shared_between_containers,
     read_only,
     content_of_the_image,
+    left_alone_where_the_image_has_nothing,
     parts,
     mounts_as_inspect_shows_them,
     volumes_from,
@@ -309,6 +310,17 @@ fn content_of_the_image(t: &Target) -> Outcome {
         .expect_stderr("cannot mount volume over existing file, file exists ")?;
     let file = format!("{name}:/etc/passwd");
     t.fails(125, ["run", "--rm", "-v", &file, "busybox"])?.expect_stderr("/etc/passwd is not directory")?;
+    t.ok(["volume", "rm", &name])?;
+    Ok(())
+}
+
+fn left_alone_where_the_image_has_nothing(t: &Target) -> Outcome {
+    let name = volume(t, "data", &[])?;
+    let script = "chown 77:88 /data; chmod 750 /data";
+    t.ok(["run", "--rm", "-v", &format!("{name}:/data"), "busybox", "sh", "-c", script])?;
+    let elsewhere = format!("{name}:/not/in/the/image");
+    let seen = ["run", "--rm", "-v", &elsewhere, "busybox", "stat", "-c", "%u:%g %a", "/not/in/the/image"];
+    ensure_eq!(t.ok(seen)?, "77:88 750");
     t.ok(["volume", "rm", &name])?;
     Ok(())
 }

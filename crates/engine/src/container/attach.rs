@@ -82,8 +82,8 @@ impl Containers {
     }
 }
 
-/// How long the answer's head is on its way alone before output that was there already follows it. Docker needs
-/// about as long to open a log, and clients have come to depend on it: docker-py is one.
+/// How long the answer's head is on its way alone before output that was there already follows it. docker-py
+/// depends on its coming alone, as it does from Docker.
 const HEAD_START: Duration = Duration::from_millis(5);
 
 impl Attachment {

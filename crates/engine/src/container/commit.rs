@@ -51,16 +51,21 @@ impl Containers {
             container_config: record.config.clone(),
             config,
         };
+        // Nobody is frozen while somebody else still reads its files.
+        drop(container.files.lock().await);
         let state = container.state();
         // What cannot be frozen is committed as it is, as in Docker.
         let paused = commit.pause
             && state.is_running()
             && !state.is_paused()
             && self.pause(&container.id).await.is_ok();
-        let _kept = container.files.lock().await;
-        let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
-        let write_layer = move |sink: &mut dyn Write| snapshots.write_layer(&id, sink);
-        let committed = self.0.images.commit_container(new, write_layer).await;
+        let committed = {
+            // Only as long: whoever changes the container's state, as is done next, waits for its files.
+            let _kept = container.files.lock().await;
+            let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
+            let write_layer = move |sink: &mut dyn Write| snapshots.write_layer(&id, sink);
+            self.0.images.commit_container(new, write_layer).await
+        };
         // Somebody else may have let it go on, or ended it.
         if paused && let Err(error) = self.unpause(&container.id).await {
             tracing::debug!(container = container.id, "{error}");

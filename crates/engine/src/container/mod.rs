@@ -145,7 +145,8 @@ pub(crate) struct Container {
     /// Its execs that have not ended.
     execs: Mutex<BTreeSet<String>>,
     /// Held by whoever mounts its root or reads its files beside it: never are there two overlays of one
-    /// upper directory, and nothing is removed that is being copied.
+    /// upper directory, and nothing is removed that is being copied. Taken after `changing` if both are, and
+    /// never the other way round.
     files: Arc<tokio::sync::Mutex<()>>,
     /// Ends the health checks of this run.
     health_check: Mutex<Option<tokio_util::sync::CancellationToken>>,

@@ -2,13 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use wire::docker::container as api;
+use wire::docker::{NEVER, container as api};
 
 use super::health::Health;
 use crate::error::{Error, Result};
-
-/// What Docker shows for "never".
-const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// A container's state. What a restart of the engine needs is kept on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

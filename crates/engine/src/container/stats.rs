@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
-use wire::docker::stats::{Cpu, NEVER, Stats};
+use wire::docker::{
+    NEVER,
+    stats::{Cpu, Stats},
+};
 
 use super::{Container, Containers};
 use crate::{error::Result, system::now_rfc3339};

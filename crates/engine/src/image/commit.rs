@@ -1,18 +1,18 @@
 use std::io::Write;
 
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 use wire::docker::container::ContainerConfig;
 
 use super::{
     Image, Images, changes,
-    config::{self, ConfigFile, MAX_DOCUMENT, Step},
-    import::{DOCKER_VERSION, new_name},
+    config::{self, ConfigFile, MAX_DOCUMENT, NewConfig, Step},
+    import::new_name,
     reference::Reference,
 };
 use crate::{
     error::{Context, Result},
     snapshot::{Blob, Compression, Digest, LayerId, NewLayer},
+    system::DOCKER_VERSION,
 };
 
 /// What a container is to become.
@@ -28,26 +28,6 @@ pub(crate) struct NewImage {
     pub(crate) container: String,
     pub(crate) container_config: ContainerConfig,
     pub(crate) config: ContainerConfig,
-}
-
-/// The configuration of an image that was made from a container, as Docker writes it.
-#[derive(Debug, Serialize)]
-struct ChildConfig<'a> {
-    architecture: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    variant: &'a str,
-    os: &'a str,
-    #[serde(rename = "os.version", skip_serializing_if = "str::is_empty")]
-    os_version: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    author: &'a str,
-    created: &'a str,
-    docker_version: &'a str,
-    container: &'a str,
-    container_config: &'a ContainerConfig,
-    config: &'a ContainerConfig,
-    history: &'a [Step],
-    rootfs: &'a config::RootFs,
 }
 
 impl Images {
@@ -120,7 +100,7 @@ impl Images {
             empty_layer: is_empty,
         });
         file.rootfs.kind = "layers".to_owned();
-        let config = ChildConfig {
+        let config = NewConfig {
             architecture: &parent.architecture,
             variant: &parent.variant,
             os: &parent.os,
@@ -129,10 +109,11 @@ impl Images {
             created: &created,
             docker_version: DOCKER_VERSION,
             container: &new.container,
-            container_config: &new.container_config,
+            container_config: Some(&new.container_config),
             config: &new.config,
             history: &file.history,
             rootfs: &file.rootfs,
+            comment: None,
         };
         let config = serde_json::to_vec(&config).context(|| "encode the configuration".to_owned())?;
         let _config = inner.blobs.hold([Digest::of(&config)]);

@@ -38,6 +38,32 @@ pub(super) struct ConfigFile {
     pub(super) history: Vec<Step>,
 }
 
+/// An image's configuration as this engine writes it, in Docker's fields. What is empty and can be left out
+/// is.
+#[derive(Debug, Serialize)]
+pub(super) struct NewConfig<'a> {
+    pub(super) architecture: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) variant: &'a str,
+    pub(super) os: &'a str,
+    #[serde(rename = "os.version", skip_serializing_if = "str::is_empty")]
+    pub(super) os_version: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) author: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comment: Option<&'a str>,
+    pub(super) created: &'a str,
+    pub(super) docker_version: &'a str,
+    /// What it was made from, if that was a container.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) container: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) container_config: Option<&'a ContainerConfig>,
+    pub(super) config: &'a ContainerConfig,
+    pub(super) history: &'a [Step],
+    pub(super) rootfs: &'a RootFs,
+}
+
 /// The uncompressed layers, bottom first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

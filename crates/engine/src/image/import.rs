@@ -1,6 +1,5 @@
 use std::io::{self, Read, Write};
 
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 use wire::docker::container::ContainerConfig;
 
@@ -8,7 +7,7 @@ use super::{
     Images,
     blobs::Staged,
     changes,
-    config::{self, RootFs, Step},
+    config::{self, NewConfig, RootFs, Step},
     platform::Platform,
     progress::{Progress, Told},
     reference::Reference,
@@ -16,10 +15,8 @@ use super::{
 use crate::{
     error::{Context, Error, Result},
     snapshot::{Blob, Compression, Digest, LayerId, NewLayer, Sha256, decompress},
+    system::DOCKER_VERSION,
 };
-
-/// The engine version that images made here say they are from.
-pub(super) const DOCKER_VERSION: &str = "28.5.2";
 
 /// `POST /images/create?fromSrc=…`.
 #[derive(Debug, Clone, Default)]
@@ -33,21 +30,6 @@ pub(crate) struct Import {
     /// Lines of a Dockerfile.
     pub(crate) changes: Vec<String>,
     pub(crate) platform: Option<Platform>,
-}
-
-/// An image's configuration as this engine writes it.
-#[derive(Debug, Serialize)]
-struct NewConfig<'a> {
-    architecture: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    variant: &'a str,
-    os: &'a str,
-    comment: &'a str,
-    created: &'a str,
-    docker_version: &'a str,
-    config: &'a ContainerConfig,
-    history: Vec<Step>,
-    rootfs: RootFs,
 }
 
 impl Images {
@@ -142,12 +124,16 @@ impl Images {
             architecture: platform.architecture(),
             variant: platform.variant(),
             os: platform.os(),
-            comment,
+            os_version: "",
+            author: "",
+            comment: Some(comment),
             created: &created,
             docker_version: DOCKER_VERSION,
+            container: "",
+            container_config: None,
             config: container,
-            history: vec![step],
-            rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id] },
+            history: &[step],
+            rootfs: &RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id] },
         };
         let config = serde_json::to_vec(&config).context(|| "encode the configuration".to_owned())?;
         let _config = inner.blobs.hold([Digest::of(&config)]);

@@ -1,10 +1,10 @@
-use wire::docker::image::{Config, Inspect, Metadata, RootFs};
+use wire::docker::{
+    NEVER,
+    image::{Config, Inspect, Metadata, RootFs},
+};
 
 use super::{Image, Images, reference::Reference};
 use crate::error::Result;
-
-/// How Go writes a time that never was.
-const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl Images {
     /// All about an image.

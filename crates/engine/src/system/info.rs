@@ -11,7 +11,7 @@ use super::{Engine, timestamp};
 
 /// The Docker release whose behaviour this engine follows. Clients compare versions, so this is what
 /// `Version` says; `Platform` and `Components` say who answers.
-const DOCKER_VERSION: &str = "28.5.2";
+pub(crate) const DOCKER_VERSION: &str = "28.5.2";
 const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");
 const INDEX_SERVER: &str = "https://index.docker.io/v1/";
 

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use host::Host;
+pub(crate) use info::DOCKER_VERSION;
 pub(crate) use timestamp::now_rfc3339;
 pub use timestamp::parse_timestamp;
 

@@ -32,6 +32,9 @@ pub const API_VERSION: &str = "1.51";
 /// The oldest API version this engine accepts.
 pub const MIN_API_VERSION: &str = "1.40";
 
+/// What Docker writes for a time that never was.
+pub const NEVER: &str = "0001-01-01T00:00:00Z";
+
 /// An error answer.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ErrorResponse {

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::container::Empty;
-
-/// What Docker writes for a time that never was.
-pub const NEVER: &str = "0001-01-01T00:00:00Z";
+use super::{NEVER, container::Empty};
 
 /// One sample. That of a container that does not run has its name and id only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -52,6 +52,22 @@ async fn what_is_written_is_read_by_stream() {
 }
 
 #[tokio::test]
+async fn who_does_not_follow_gets_what_was_there_when_he_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = log_in(directory.path(), &[("max-size", "100"), ("max-file", "3")]);
+    log.begin().unwrap();
+    write(&log, Source::Stdout, "before\n");
+    let mut reader = LogReader::open(log.clone(), all(), None).unwrap();
+    // Enough for another file.
+    write(&log, Source::Stdout, "after\nand again\n");
+    let (mut out, position) = (Vec::new(), *log.watch().borrow());
+    assert_eq!(position.rotation, 1);
+    assert_eq!(reader.read(&mut out, position).unwrap(), Progress::CaughtUp);
+    assert_eq!(out, b"before\n");
+    assert_eq!(text(&log, all()).await, "before\nafter\nand again\n");
+}
+
+#[tokio::test]
 async fn long_lines_are_one_again() {
     let directory = tempfile::tempdir().unwrap();
     let log = log_in(directory.path(), &[]);
