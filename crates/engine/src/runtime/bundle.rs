@@ -3,7 +3,7 @@
 //! * `bundles/ID/config.json`: the OCI specification without the [workload](super::workload);
 //! * `bundles/ID/workload.json`, and `x-EXEC.json`, `x-EXEC.process.json` for each exec being started;
 //! * `bundles/ID/cgroup`: the path of its control group;
-//! * `oci/ID/`: libcontainer's state.
+//! * `bundles/ID/pid.json`: its first process.
 
 use std::{
     fs,
@@ -35,11 +35,6 @@ impl Layout {
         &self.root
     }
 
-    /// libcontainer's state of all containers.
-    pub(crate) fn states(&self) -> PathBuf {
-        self.root.join("oci")
-    }
-
     /// Compiled system call filters.
     pub(crate) fn filters(&self) -> PathBuf {
         self.root.join("filters")
@@ -55,7 +50,7 @@ impl Layout {
 
     /// Makes the directories.
     pub(crate) fn create(&self) -> Result<()> {
-        for path in [self.states(), self.filters(), self.bundles()] {
+        for path in [self.filters(), self.bundles()] {
             fs::create_dir_all(&path).context(|| format!("create {}", path.display()))?;
         }
         Ok(())
@@ -63,16 +58,9 @@ impl Layout {
 
     /// The containers that anything is left of.
     pub(crate) fn containers(&self) -> Result<Vec<String>> {
-        let mut ids = Vec::new();
-        for directory in [self.bundles(), self.states()] {
-            let entries = fs::read_dir(&directory).context(|| format!("read {}", directory.display()))?;
-            for entry in entries.flatten() {
-                ids.extend(entry.file_name().into_string().ok());
-            }
-        }
-        ids.sort();
-        ids.dedup();
-        Ok(ids)
+        let directory = self.bundles();
+        let entries = fs::read_dir(&directory).context(|| format!("read {}", directory.display()))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 }
 
@@ -99,9 +87,9 @@ impl Bundle {
         self.path.join(format!("x-{exec}.process.json"))
     }
 
-    /// The terminal's socket while the container is started.
-    pub(crate) fn console(&self) -> PathBuf {
-        self.path.join("console.sock")
+    /// Where the number of the container's first process is, once it runs its program.
+    pub(crate) fn pid(&self) -> PathBuf {
+        self.path.join("pid.json")
     }
 
     /// Writes all that `oci create` reads.

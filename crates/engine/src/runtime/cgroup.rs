@@ -2,8 +2,9 @@
 //! The limits are set by the helper.
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Component, Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -11,6 +12,21 @@ use std::{
 /// How long a killed group may take to become empty, and a frozen one to stand still.
 const PATIENCE: Duration = Duration::from_secs(5);
 const ROOT: &str = "/sys/fs/cgroup";
+/// Controllers whose hierarchies of version 1 a container's processes are in.
+pub(super) const V1_CONTROLLERS: [&str; 12] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "hugetlb",
+    "memory",
+    "pids",
+    "perf_event",
+    "blkio",
+    "net_prio",
+    "net_cls",
+    "freezer",
+];
 
 /// Which of the kernel's two interfaces limits resources here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,13 +198,45 @@ impl Cgroups {
         })
     }
 
-    /// Makes the groups above `path`. Helpers would do it, too, but on version 2 not several at once.
-    pub(super) fn make_parents(&self, path: &Path) -> io::Result<()> {
-        let parent = path.parent().and_then(|parent| parent.strip_prefix("/").ok());
-        match (self.version, parent) {
-            (CgroupVersion::V2, Some(parent)) => fs::create_dir_all(Path::new(ROOT).join(parent)),
-            _ => Ok(()),
+    /// Makes the group `path` in every hierarchy that limits something, and those above it, with every
+    /// controller that there is. Others may do so at the same time.
+    pub(super) fn make(&self, path: &Path) -> io::Result<()> {
+        let names: Vec<_> = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        for root in self.hierarchies.iter().filter(|root| self.limits_something(root)) {
+            let mut group = root.clone();
+            for name in &names {
+                if self.version == CgroupVersion::V2 {
+                    pass_on_controllers(&group);
+                }
+                group.push(name);
+                match fs::create_dir(&group) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+                if self.version == CgroupVersion::V1 {
+                    inherit_cpuset(&group)?;
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn limits_something(&self, root: &Path) -> bool {
+        let name = root.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        self.version == CgroupVersion::V2
+            || name.split(',').any(|controller| V1_CONTROLLERS.contains(&controller))
+    }
+
+    /// Files by which a process with one thread moves itself into the group `path`: it writes `0` to each.
+    pub(super) fn doors(&self, path: &Path) -> io::Result<Vec<File>> {
+        let name = match self.version {
+            // A thread that moves itself, and nothing else, need not wait until every processor has taken
+            // note, as it would with `cgroup.procs`.
+            CgroupVersion::V1 => "tasks",
+            CgroupVersion::V2 => "cgroup.procs",
+        };
+        let open = |group: PathBuf| OpenOptions::new().write(true).open(group.join(name));
+        self.groups(path).map(open).collect()
     }
 
     /// The group's directories that exist.
@@ -219,6 +267,32 @@ fn hierarchy(line: &str) -> Option<PathBuf> {
     }
     let point = Path::new(mount.split(' ').nth(4)?);
     point.starts_with(ROOT).then(|| point.to_owned())
+}
+
+/// Lets groups below `group` use every controller that it has itself. One at a time, since the kernel takes
+/// all that are written at once or none; what it does not give, a limit that needs it will tell.
+fn pass_on_controllers(group: &Path) {
+    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    for controller in controllers.split_whitespace() {
+        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+/// A new group of version 1's `cpuset` has no processors and takes no processes: it gets those of the group
+/// above it.
+fn inherit_cpuset(group: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let own = match fs::read_to_string(group.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            own => own?,
+        };
+        if own.trim().is_empty()
+            && let Some(above) = group.parent()
+        {
+            fs::write(group.join(name), fs::read_to_string(above.join(name))?.trim())?;
+        }
+    }
+    Ok(())
 }
 
 fn members(group: &Path, found: &mut Vec<u32>) -> io::Result<()> {

@@ -2,9 +2,8 @@
 //!
 //! The engine writes down what is wanted, the [shim](crate::shim) starts a helper (this program again,
 //! `oci`) that makes it so and reports the process, and the shim keeps that process and tells its end.
-//! The helper is a process of its own because libcontainer changes the working directory, the
-//! privileges and the score of the process it runs in, and forks without exec: it cannot be used beside
-//! other threads.
+//! The helper is a process of its own because it joins namespaces, changes its privileges and forks without
+//! exec: that cannot be done beside other threads.
 
 mod bundle;
 mod cgroup;
@@ -215,13 +214,7 @@ impl Runtime {
     pub async fn start(&self, id: &str, spec: &Spec, stdio: Stdio) -> Result<Running> {
         check_name(id)?;
         let (layout, bundle, spec) = (self.0.layout.clone(), self.0.layout.bundle(id), spec.clone());
-        let cgroups = self.0.cgroups.clone();
-        let written = blocking(move || {
-            bundle.write(&layout, &spec, stdio)?;
-            let group = bundle.cgroup()?.unwrap_or_default();
-            cgroups.make_parents(&group).context(|| format!("make the groups above {}", group.display()))
-        })
-        .await;
+        let written = blocking(move || bundle.write(&layout, &spec, stdio)).await;
         let arguments = ["oci", "create", id].map(str::to_owned).to_vec();
         let started = match written {
             Ok(()) => self.launch(Start::Container, id, arguments, stdio).await,
@@ -609,15 +602,12 @@ fn delete_left(layout: &Layout, cgroups: &Cgroups, id: &str) -> Result<()> {
     if let Some(path) = bundle.cgroup()? {
         cgroups.remove(&path).context(|| format!("remove control group {}", path.display()))?;
     }
-    for directory in [layout.states().join(id), bundle.path().to_owned()] {
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).context(|| format!("remove {}", directory.display()));
-            }
-            _ => {}
+    match fs::remove_dir_all(bundle.path()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context(|| format!("remove {}", bundle.path().display()))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The name under which the shim holds a process.

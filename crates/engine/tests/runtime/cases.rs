@@ -108,7 +108,7 @@ async fn one(root: &Path, run: &Path, case: Case) -> Result<()> {
     let lab = Arc::new(lab);
     tokio::time::timeout(PATIENCE * 4, case(lab.clone())).await.context("the case takes too long")??;
     ensure!(lab.groups_left().is_empty(), "control groups are left: {:?}", lab.groups_left());
-    for directory in ["bundles", "oci"] {
+    for directory in ["bundles"] {
         let left = fs::read_dir(run.join(directory))?.count();
         ensure!(left == 0, "{left} are left in {directory}");
     }

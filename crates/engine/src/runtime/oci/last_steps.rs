@@ -2,17 +2,13 @@
 //! its namespaces, root and user are the container's. It still has every capability.
 
 use std::{
-    collections::HashMap,
     ffi::{CString, c_char},
     io::Write,
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::RawFd,
     path::Path,
     ptr,
-    sync::Arc,
 };
 
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use oci_spec::runtime::Spec;
 use rustix::{
     fs::{FileType, Gid, Uid, fchown, fstat},
     io::Errno,
@@ -22,10 +18,7 @@ use rustix::{
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
-use super::{
-    messages::{Messages, fail},
-    program,
-};
+use super::{messages::Messages, program};
 use crate::{
     error::{Error, Result, errno_text},
     runtime::{
@@ -40,16 +33,13 @@ use crate::{
 /// The exit status of a process whose program cannot be executed although it was found, as runc's.
 const CANNOT_EXECUTE: i32 = 255;
 
-/// See the module. Clones share.
-#[derive(Clone)]
-pub(super) struct LastSteps(Arc<Steps>);
-
-struct Steps {
+/// See the module.
+pub(super) struct LastSteps {
     workload: Workload,
     filter: Option<Filter>,
     arguments: Vec<CString>,
-    /// The helper's own limit of locked memory, which libcontainer lifts on its way here to load a
-    /// program into the kernel.
+    /// The helper's own limit of locked memory, which is lifted on the way here to load a program
+    /// into the kernel.
     locked_memory: Rlimit,
     /// Where failures go, see [`Messages::writer`].
     messages: RawFd,
@@ -63,7 +53,7 @@ impl LastSteps {
         }
         let locked_memory = rustix::process::getrlimit(Resource::Memlock);
         let messages = messages.writer();
-        Ok(Self(Arc::new(Steps { workload, filter, arguments, locked_memory, messages })))
+        Ok(Self { workload, filter, arguments, locked_memory, messages })
     }
 }
 
@@ -75,38 +65,6 @@ fn c_strings(texts: &[String]) -> Result<Vec<CString>> {
         .map_err(|_| Error::invalid("invalid argument: a NUL byte"))
 }
 
-impl LastSteps {
-    /// Becomes the program, or says why not.
-    pub(super) fn run(&self) -> std::result::Result<std::convert::Infallible, String> {
-        self.0.run()
-    }
-
-    /// Where failures go.
-    pub(super) fn messages(&self) -> RawFd {
-        self.0.messages
-    }
-}
-
-impl Executor for LastSteps {
-    /// Does not return if all goes well.
-    fn exec(&self, _: &Spec) -> std::result::Result<(), ExecutorError> {
-        let Err(reason) = self.0.run();
-        // SAFETY: the pipe stays open until this process becomes another program or ends.
-        fail(unsafe { BorrowedFd::borrow_raw(self.0.messages) }, &reason);
-        Err(ExecutorError::Other(reason))
-    }
-
-    /// Everything is done at the end, when nothing else can fail any more.
-    fn validate(&self, _: &Spec) -> std::result::Result<(), ExecutorValidationError> {
-        Ok(())
-    }
-
-    /// The environment goes to the program, not through this process.
-    fn setup_envs(&self, _: HashMap<String, String>) -> std::result::Result<(), ExecutorSetEnvsError> {
-        Ok(())
-    }
-}
-
 /// Why the process does not become its program.
 type Reason = String;
 
@@ -114,8 +72,14 @@ fn because(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Reason {
     move |errno| format!("{what}: {}", errno_text(errno))
 }
 
-impl Steps {
-    fn run(&self) -> std::result::Result<std::convert::Infallible, Reason> {
+impl LastSteps {
+    /// Where failures go.
+    pub(super) fn messages(&self) -> RawFd {
+        self.messages
+    }
+
+    /// Becomes the program, or says why not.
+    pub(super) fn run(&self) -> std::result::Result<std::convert::Infallible, Reason> {
         let workload = &self.workload;
         self.finish_mounts()?;
         enter_directory(&workload.directory, workload.makes_directory)?;
@@ -146,7 +110,7 @@ impl Steps {
         Err(self.execute(&file, &environment))
     }
 
-    /// What libcontainer leaves out of mounts.
+    /// What has to wait until everything is mounted.
     fn finish_mounts(&self) -> std::result::Result<(), Reason> {
         for (path, propagation) in &self.workload.propagation {
             let what = format!("error setting the propagation of \"{}\"", path.display());

@@ -1,29 +1,10 @@
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::{io, os::fd::AsRawFd};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::{
-    net::{AddressFamily, SocketFlags, SocketType, socket_with},
-    thread::{LinkNameSpaceType, move_into_link_name_space},
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-/// Whether the container gets a network namespace of its own. One that it joins is not ours to change.
-pub(super) fn is_new(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces
-        .into_iter()
-        .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Network && namespace.path().is_none())
-}
-
-/// Brings up the loopback interface in the network namespace of the process `pid`, in which this thread stays.
-/// A new namespace has it down; nothing in the container may change that.
-pub(super) fn bring_up(pid: i32) -> io::Result<()> {
-    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+/// Brings up the loopback interface in this process's network namespace. A new namespace has it down; nothing
+/// in the container may change that.
+pub(super) fn bring_up() -> io::Result<()> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: all of the structure's fields may be zero.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

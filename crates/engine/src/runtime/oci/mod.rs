@@ -2,11 +2,10 @@
 //! container or a process in one, starts it, reports it on descriptor 3 and ends. Its own 0, 1 and 2 are
 //! the new process's. What it reads is written by `super::bundle`.
 //!
-//! Making a container's namespaces, mounts and control groups is libcontainer's work. Joining them is
-//! `join`'s, and the last steps before the program are `last_steps`'.
+//! Everything comes from specifications that the engine has made itself, so only what these can say is done.
 
-/// The socket on which a terminal's master comes.
-mod console;
+/// A container's first process.
+mod create;
 /// A process in a container that runs already.
 mod join;
 /// What the new process does before it becomes the container's program.
@@ -15,8 +14,12 @@ mod last_steps;
 mod loopback;
 /// How failures get from the new process to the helper.
 mod messages;
+/// What every process of a container goes through.
+mod process;
 /// Which file a command is.
 mod program;
+/// What a container has as its root.
+mod root;
 
 use std::{
     ffi::OsString,
@@ -27,14 +30,13 @@ use std::{
     process::ExitCode,
 };
 
-use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use oci_spec::runtime::{Process, Spec};
 use rustix::{
     fs::{FileType, Mode},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use self::{console::Console, last_steps::LastSteps, messages::Messages};
+use self::{last_steps::LastSteps, messages::Messages, process::TerminalWay};
 use super::{
     bundle::{Layout, read},
     filter,
@@ -44,6 +46,7 @@ use super::{
 use crate::{
     error::{Error, Result, errno_text},
     shim::protocol::{MAX_MESSAGE, Report, send},
+    store::{self, Durability},
 };
 
 /// Where the helper reports.
@@ -122,41 +125,23 @@ fn create(layout: &Layout, id: &str) -> Result<Made> {
     let workload: Workload = read(&bundle.workload())?;
     let spec: Spec = read(&bundle.path().join("config.json"))?;
     prepare_root(&spec, &workload)?;
-    let console = workload.terminal.map(|_| Console::listen(bundle.console())).transpose()?;
-    let mut messages = Messages::open("error during container init: ")?;
+    let messages = Messages::open("error during container init: ")?;
     let steps = last_steps(layout, workload, &messages)?;
-    let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(layout.states())
-        .map(|builder| builder.with_console_socket(console.as_ref().map(Console::path)).with_executor(steps))
-        .and_then(|builder| builder.as_init(bundle.path()).with_systemd(false).build());
-    let built = built.map_err(|error| error.to_string()).and_then(|container| {
-        if let Some(pid) = container.pid()
-            && loopback::is_new(&spec)
-        {
-            loopback::bring_up(pid.as_raw())
-                .map_err(|error| format!("bring up the loopback interface: {error}"))?;
-        }
-        Ok(container)
-    });
-    let pid = built.and_then(|mut container| {
-        container.start().map_err(|error| error.to_string())?;
-        Ok(container.pid())
-    });
-    let pid = pid.map(|pid| Pid::from_raw(pid?.as_raw()));
-    let pid = finish(&mut messages, pid)?;
-    Ok(Made { pid, terminal: console.map(Console::receive).transpose()? })
+    let group = bundle.cgroup()?.ok_or_else(|| Error::invalid("the container has no control group"))?;
+    let (pid, terminal) = create::Container::prepare(&spec, id, &group)?.start(&steps)?;
+    let made = finish(messages, pid, terminal)?;
+    store::write_json(&bundle.pid(), &pid.as_raw_nonzero(), Durability::Renamed)?;
+    Ok(made)
 }
 
 fn exec(layout: &Layout, id: &str, name: &str) -> Result<Made> {
     let bundle = layout.bundle(id);
     let workload: Workload = read(&bundle.exec_workload(name))?;
     let process: Process = read(&bundle.exec_process(name))?;
-    let mut messages = Messages::open("")?;
+    let messages = Messages::open("")?;
     let steps = last_steps(layout, workload, &messages)?;
-    let started = join::Container::find(layout, id, &bundle)?.start(&process, &steps);
-    let (pid, socket) = started?;
-    let pid = finish(&mut messages, Ok(Some(pid)))?;
-    Ok(Made { pid, terminal: socket.as_ref().map(join::terminal).transpose()? })
+    let (pid, terminal) = join::Container::find(&bundle)?.start(&process, &steps)?;
+    finish(messages, pid, terminal)
 }
 
 fn last_steps(layout: &Layout, workload: Workload, messages: &Messages) -> Result<LastSteps> {
@@ -165,13 +150,10 @@ fn last_steps(layout: &Layout, workload: Workload, messages: &Messages) -> Resul
 }
 
 /// Waits until the new process has become its program, or has said why not.
-fn finish(messages: &mut Messages, pid: std::result::Result<Option<Pid>, String>) -> Result<Pid> {
-    let failure = messages.wait();
-    match (pid, failure) {
-        (Ok(Some(pid)), None) => Ok(pid),
-        (_, Some(failure)) => Err(Error::system(failure)),
-        (Ok(None), None) => Err(Error::system("the container has no process")),
-        (Err(error), None) => Err(Error::system(error)),
+fn finish(messages: Messages, pid: Pid, terminal: Option<TerminalWay>) -> Result<Made> {
+    match messages.wait() {
+        Some(failure) => Err(Error::system(failure)),
+        None => Ok(Made { pid, terminal: terminal.map(TerminalWay::master).transpose()? }),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) use resources::PERIOD;
 pub use user::User;
 
 use super::{
-    cgroup::{CgroupVersion, Cgroups},
+    cgroup::{CgroupVersion, Cgroups, V1_CONTROLLERS},
     init,
 };
 use crate::error::{Context, Error, Result};
@@ -67,21 +67,6 @@ pub const MASKED_PATHS: &[&str] = &[
 pub const READONLY_PATHS: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const OCI_VERSION: &str = "1.2.0";
-/// Controllers whose hierarchies of version 1 a container's processes are in.
-const V1_CONTROLLERS: [&str; 12] = [
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "devices",
-    "hugetlb",
-    "memory",
-    "pids",
-    "perf_event",
-    "blkio",
-    "net_prio",
-    "net_cls",
-    "freezer",
-];
 
 /// One container to be started.
 #[derive(Debug)]
