@@ -16,6 +16,7 @@ pub mod events;
 pub mod image;
 /// Opening what is at a path that somebody else chose.
 mod lookup;
+mod mounts;
 /// Networks a container can be in.
 pub mod network;
 /// How a container's processes come to be: OCI configuration and the helper that applies it.

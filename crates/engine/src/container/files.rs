@@ -13,9 +13,9 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Container, Containers, create, etc_files::EtcFiles};
 use crate::{
     error::{Context, Result},
-    network,
+    mounts, network,
     runtime::{in_root::Root, spec::MountSource},
-    snapshot::{View, bind, make_read_only},
+    snapshot::{View, bind},
 };
 
 /// A container's root, running or not, that can be read and written whatever becomes of the container. As
@@ -128,7 +128,7 @@ impl Containers {
             }
         }
         if host.readonly_rootfs {
-            make_read_only(&root).context(|| "make the root read-only".to_owned())?;
+            mounts::Changes::read_only().apply(&root).context(|| "make the root read-only".to_owned())?;
         }
         Ok(())
     }

@@ -3,15 +3,16 @@
 use std::{
     ffi::{CString, c_char},
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
-    mount::OpenTreeFlags,
     process::{Pid, Resource, Rlimit},
 };
+
+use crate::mounts;
 
 /// A descriptor number that no helper's own descriptors reach.
 const CLEAR_OF_CHILD: RawFd = 64;
@@ -118,25 +119,9 @@ pub unsafe fn reset_signals() {
 
 /// A file as it appears on a read-only mount that is in no mount namespace.
 fn read_only_view(path: &str) -> io::Result<OwnedFd> {
-    let view = rustix::mount::open_tree(
-        CWD,
-        path,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )?;
-    let attributes =
-        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    // SAFETY: an open descriptor, an empty path, and a struct with its own size.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            view.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(view) }
+    let view = mounts::copy(CWD, path, false)?;
+    mounts::Changes::read_only().apply(&view)?;
+    Ok(view)
 }
 
 /// A descriptor that becomes readable when a child has ended; SIGCHLD is blocked from now on.

@@ -54,4 +54,4 @@ pub(crate) use tar::{
 };
 pub(crate) use tree::{Room, disk_usage, remove_tree, sweep};
 pub(crate) use unpack::{CopyInto, Error as UnpackError, copy_into};
-pub(crate) use view::{View, bind, make_read_only};
+pub(crate) use view::{View, bind};

@@ -14,11 +14,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, open},
+    fs::{Mode, OFlags, open},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen, mount, unmount,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     error::{Context, Error, Kind, Result},
-    store,
+    mounts, store,
 };
 
 /// The longest string that `fsconfig` takes, in bytes.
@@ -423,7 +423,7 @@ impl Overlay {
         }
         fsconfig_create(&context)?;
         let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-        move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        mounts::attach_at(&mounted, target)
     }
 
     /// Everything in one page of options; open directories make short names.

@@ -2,23 +2,22 @@
 //! away when the last descriptor is closed, so that a killed engine leaves nothing behind.
 
 use std::{
-    ffi::CString,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{CWD, Mode, OFlags, open},
-    mount::{
-        MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
-        open_tree, unmount,
-    },
+    mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount},
     process::{chdir, pivot_root},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    mounts,
+};
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -92,55 +91,14 @@ pub(crate) fn bind(
     read_only: bool,
     recursive: bool,
 ) -> io::Result<()> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
+    let tree = mounts::copy(CWD, source, recursive)?;
+    mounts::Changes {
+        set: if read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() },
+        // None that comes or goes elsewhere comes or goes here, nor the other way round.
+        propagation: MountPropagationFlags::PRIVATE,
+        ids: None,
+        recursive: true,
     }
-    let tree = open_tree(CWD, source, flags)?;
-    set_attributes(&tree, read_only, true)?;
-    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(&tree, "", target, "", both)?)
-}
-
-/// `struct mount_attr` (mount_setattr(2)).
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
-
-/// Makes a mount read-only in this namespace, and nothing that is mounted below it.
-pub(crate) fn make_read_only(mount: impl AsFd) -> io::Result<()> {
-    set_attributes(mount, true, false)
-}
-
-/// Makes a mount, or a tree of mounts, private: none that comes or goes elsewhere comes or goes here, nor
-/// the other way round.
-fn set_attributes(tree: impl AsFd, read_only: bool, recursive: bool) -> io::Result<()> {
-    const MOUNT_ATTR_RDONLY: u64 = 1;
-    let attributes = MountAttributes {
-        set: if read_only { MOUNT_ATTR_RDONLY } else { 0 },
-        clear: 0,
-        propagation: u64::from(MountPropagationFlags::PRIVATE.bits()),
-        user_namespace: 0,
-    };
-    let path = CString::default();
-    // SAFETY: the path is a string that ends with a zero byte, and the structure has the layout and the
-    // size that are given; both live longer than the call, which keeps neither.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_fd().as_raw_fd(),
-            path.as_ptr(),
-            libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 },
-            &raw const attributes,
-            size_of::<MountAttributes>(),
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    .apply(&tree)?;
+    Ok(mounts::attach(&tree, target)?)
 }

@@ -3,19 +3,19 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat},
     io::Errno,
-    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
+    mount::{UnmountFlags, unmount},
 };
 
 use crate::{
     error::{Context, Error, Result, errno_text},
-    lookup,
+    lookup, mounts,
 };
 
 /// Refuses paths that are none below a volume, in Docker's words.
@@ -87,12 +87,8 @@ impl Parts {
         } else {
             fs::File::create_new(&place).context(what)?;
         }
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH
-            | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(part.as_fd(), c"", flags).context(what)?;
-        move_mount(&tree, c"", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(what)?;
+        let tree = mounts::copy(&part, c"", true).context(what)?;
+        mounts::attach_at(&tree, &place).context(what)?;
         Ok(place)
     }
 

@@ -10,11 +10,7 @@ use std::{
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::{
-    fs::OFlags,
-    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
-    process::Pid,
-};
+use rustix::{fs::OFlags, process::Pid};
 
 use super::{
     last_steps::LastSteps,
@@ -24,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{Context, Error, Result},
+    mounts,
     runtime::{cgroup::Cgroups, in_root::Root},
 };
 
@@ -192,9 +189,5 @@ fn show_console(slave: impl AsFd) -> std::result::Result<(), rustix::io::Errno> 
         root.create_file(console).map_err(code)?;
     }
     let target = root.open_at(console, OFlags::PATH | OFlags::NOFOLLOW)?;
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(slave, "", flags)?;
-    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, "", &target, "", both)
+    mounts::attach(mounts::copy(slave, c"", false)?, &target)
 }

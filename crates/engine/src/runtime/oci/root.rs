@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -18,14 +18,18 @@ use rustix::{
     },
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-        UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-        mount_bind_recursive, mount_change, move_mount, open_tree, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive, mount_change, unmount,
     },
     process::{fchdir, pivot_root},
 };
 
-use crate::{error::errno_text, lookup, runtime::in_root::Root};
+use crate::{
+    error::errno_text,
+    lookup,
+    mounts::{self, Changes},
+    runtime::in_root::Root,
+};
 
 /// Why a container's root could not be made.
 type Reason = String;
@@ -109,8 +113,7 @@ pub(super) fn seal(spec: &Spec) -> Result<()> {
         rustix::io::write(&file, value.as_bytes()).map_err(what("write"))?;
     }
     if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
-        set_attributes(root.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)
-            .map_err(io_because("error making the root read-only"))?;
+        Changes::read_only().apply(&root).map_err(because("error making the root read-only"))?;
     }
     for path in linux.readonly_paths().iter().flatten() {
         protect(&root, Path::new(path)).map_err(because(format!("error making {path} read-only")))?;
@@ -215,7 +218,7 @@ fn mount_one(root: &Root, path: &Path, mount: &Mount) -> Result<()> {
     let target = place(root, path, kind, destination, is_directory)
         .map_err(|reason| format!("{}: {reason}", what()))?;
     let tree = match is_bind(mount) {
-        true => clone_of(&source, &options).map_err(io_because(what()))?,
+        true => clone_of(&source, &options).map_err(because(what()))?,
         false => {
             let mut data = options.data.clone();
             let mode;
@@ -228,7 +231,7 @@ fn mount_one(root: &Root, path: &Path, mount: &Mount) -> Result<()> {
             fresh(kind, &source, &data, options.attributes).map_err(because(what()))?
         }
     };
-    attach(&tree, &target).map_err(because(what()))
+    mounts::attach(&tree, &target).map_err(because(what()))
 }
 
 /// The place to mount on, which is made if it is missing.
@@ -262,17 +265,13 @@ fn place(root: &Root, path: &Path, kind: &str, destination: &Path, is_directory:
 }
 
 /// A copy of the mounts at `source`, attached nowhere yet.
-fn clone_of(source: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if options.recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = open_tree(CWD, source, flags)?;
+fn clone_of(source: &Path, options: &Options<'_>) -> std::result::Result<OwnedFd, Errno> {
+    let tree = mounts::copy(CWD, source, options.recursive)?;
     if !options.attributes.is_empty() {
-        set_attributes(tree.as_fd(), options.attributes, false)?;
+        Changes { set: options.attributes, ..Changes::default() }.apply(&tree)?;
     }
     if options.all_read_only {
-        set_attributes(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, true)?;
+        Changes { recursive: true, ..Changes::read_only() }.apply(&tree)?;
     }
     Ok(tree)
 }
@@ -295,44 +294,6 @@ fn fresh(
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-fn attach(tree: impl AsFd, target: impl AsFd) -> std::result::Result<(), Errno> {
-    let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(tree.as_fd(), "", target.as_fd(), "", both)
-}
-
-/// `struct mount_attr` (mount_setattr(2)).
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
-
-fn set_attributes(mount: BorrowedFd<'_>, set: MountAttrFlags, recursive: bool) -> io::Result<()> {
-    // How access times are kept is one field of several bits, which has to be cleared to be set.
-    const ATIME: u64 = 0x70;
-    let set = u64::from(set.bits());
-    let clear = if set & ATIME == 0 { 0 } else { ATIME };
-    let attributes = MountAttributes { set, clear, propagation: 0, user_namespace: 0 };
-    // SAFETY: a string that ends with a zero byte, and a structure of the layout and size that are given;
-    // both live longer than the call, which keeps neither.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 },
-            &raw const attributes,
-            size_of::<MountAttributes>(),
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// Makes what a container has in `/dev`.
@@ -412,14 +373,9 @@ fn protect(root: &Root, path: &Path) -> std::result::Result<(), Errno> {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         target => target?,
     };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    let tree = open_tree(&target, "", flags)?;
-    let code = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    set_attributes(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false).map_err(code)?;
-    attach(&tree, &target)
+    let tree = mounts::copy(&target, c"", true)?;
+    Changes::read_only().apply(&tree)?;
+    mounts::attach(&tree, &target)
 }
 
 /// Hides what is at `path`. Nothing there is fine.
@@ -430,7 +386,7 @@ fn mask(root: &Root, path: &Path) -> std::result::Result<(), Errno> {
     };
     if FileType::from_raw_mode(fstat(&target)?.st_mode) == FileType::Directory {
         let nothing = fresh("tmpfs", Path::new("tmpfs"), &[], MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-        return attach(&nothing, &target);
+        return mounts::attach(&nothing, &target);
     }
     let null = root.open_at(Path::new("/dev/null"), OFlags::PATH | OFlags::NOFOLLOW)?;
     let stat = fstat(&null)?;
@@ -439,7 +395,5 @@ fn mask(root: &Root, path: &Path) -> std::result::Result<(), Errno> {
     {
         return Err(Errno::NODEV);
     }
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    attach(&open_tree(&null, "", flags)?, &target)
+    mounts::attach(mounts::copy(&null, c"", false)?, &target)
 }
