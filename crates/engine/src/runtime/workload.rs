@@ -1,10 +1,9 @@
 //! What is left to do when the container stands around a process: the part of an OCI process that the
 //! helper does itself, as its last steps before it becomes the container's program.
 //!
-//! The rest of the specification is libcontainer's. Split off are: capabilities and the system call
-//! filter (libcontainer compiles filters anew for each container and leaves them out for an exec),
-//! working directory and program (whose errors have Docker's words), resource limits (which would
-//! otherwise bind the helper), and mount propagation (which libcontainer does not set).
+//! It is the same for a container and an exec, and in a form that costs the helper nothing to read: the
+//! system call filter is compiled, the capabilities are bits. The rest of the specification is what is made
+//! around the process.
 
 use std::path::PathBuf;
 
@@ -84,7 +83,7 @@ impl Propagation {
 }
 
 impl Workload {
-    /// Splits `process` into what libcontainer does, which stays there, and the rest.
+    /// Takes out of `process` what is done last.
     pub(crate) fn split_off(process: &mut Process) -> Self {
         let size = process.console_size().map_or((0, 0), |size| {
             (u16::try_from(size.height()).unwrap_or(0), u16::try_from(size.width()).unwrap_or(0))
@@ -109,13 +108,8 @@ impl Workload {
         };
         process.set_capabilities(None);
         process.set_rlimits(None);
-        process.set_cwd("/".into());
-        // With HOME given, libcontainer does not ask the C library for it, which would load the
-        // container's own name service libraries into a privileged process.
-        process.set_env(Some(vec!["HOME=/".to_owned()]));
-        if !workload.no_new_privileges {
-            process.set_no_new_privileges(None);
-        }
+        process.set_args(None);
+        process.set_env(None);
         workload
     }
 
@@ -185,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_specification_is_split_between_libcontainer_and_the_helper() {
+    fn the_last_steps_are_taken_out_of_the_specification() {
         let mut spec: Spec = serde_json::from_value(json!({
             "ociVersion": "1.2.0",
             "process": {
@@ -218,9 +212,8 @@ mod tests {
         assert_eq!(workload.propagation, [("/data".into(), slave)]);
 
         let rest = serde_json::to_value(&spec).unwrap();
-        assert_eq!(rest["process"]["cwd"], "/");
+        assert!(rest["process"].get("args").is_none());
         assert!(rest["process"].get("capabilities").is_none());
-        assert!(rest["process"].get("noNewPrivileges").is_none());
         assert!(rest["linux"].get("seccomp").is_none());
         assert_eq!(rest["mounts"][0]["options"], json!(["nosuid"]));
         assert_eq!(rest["mounts"][2]["options"], json!(["ro"]));

@@ -95,7 +95,7 @@ impl Engine {
             docker_root_dir: self.config.data_root.display().to_string(),
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             server_version: DOCKER_VERSION.to_owned(),
-            runtimes: BTreeMap::from([("runc".to_owned(), Runtime { path: "libcontainer".to_owned() })]),
+            runtimes: BTreeMap::from([("runc".to_owned(), Runtime { path: "coracle-agent".to_owned() })]),
             default_runtime: "runc".to_owned(),
             swarm: Swarm { local_node_state: "inactive".to_owned(), ..Swarm::default() },
             live_restore_enabled: true,

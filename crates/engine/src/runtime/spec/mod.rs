@@ -683,8 +683,7 @@ fn root_propagation(mounts: &[RequestedMount]) -> Result<Option<&'static str>> {
             _ => {}
         }
     }
-    // libcontainer knows the recursive one by no name; it is what it does without any.
-    Ok(root.filter(|propagation| *propagation != "rslave"))
+    Ok(root)
 }
 
 /// Propagation that the source's own mount does not have cannot be had.
