@@ -19,6 +19,7 @@ mod stats;
 mod system;
 mod under_load;
 mod volumes;
+mod websocket;
 
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
@@ -41,6 +42,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("system", system::cases()),
         ("under_load", under_load::cases()),
         ("volumes", volumes::cases()),
+        ("websocket", websocket::cases()),
     ]
 }
 

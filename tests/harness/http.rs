@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tungstenite::WebSocket;
 
 use crate::namespace::Namespace;
 use crate::wait;
@@ -184,6 +185,16 @@ impl Request<'_> {
             Left::UntilEnd
         };
         Ok(Open { status, headers, reader, left, timeout: self.timeout })
+    }
+
+    /// Asks for a websocket.
+    pub fn websocket(self) -> Result<WebSocket<Stream>> {
+        let stream = self.server.connect()?;
+        stream.limit(self.timeout)?;
+        let uri = format!("ws://docker{}", self.target);
+        tungstenite::client(uri.as_str(), stream)
+            .map(|(socket, _)| socket)
+            .map_err(|error| anyhow::anyhow!("asking for a websocket at {}: {error}", self.target))
     }
 
     /// Asks for the connection itself, as `docker attach` and `docker exec` do.

@@ -1,7 +1,10 @@
 use axum::{
     Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{FromRequest, Path, Request, State},
+    extract::{
+        FromRequest, Path, Request, State,
+        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
     http::{Response, StatusCode, header},
     response::IntoResponse,
     routing::{delete, get, post},
@@ -18,6 +21,7 @@ use super::{
     hijack::{StreamKind, hijack},
     request::{Json as JsonBody, OptionalJson, Params},
     version::ApiVersion,
+    websocket,
 };
 use crate::{
     container::{
@@ -282,6 +286,7 @@ async fn attach(
         stdin: params.flag("stdin"),
         stdout: params.flag("stdout"),
         stderr: params.flag("stderr"),
+        multiplexed: true,
         detach_keys: DetachKeys::for_attach(params.get("detachKeys").unwrap_or_default())?,
     };
     let attachment = engine.containers.attach(&name, wanted)?;
@@ -289,8 +294,29 @@ async fn attach(
     Ok(hijack(request, kind, move |connection| attachment.run(connection)))
 }
 
-async fn attach_by_websocket() -> Error {
-    Error::not_implemented("attaching by websocket is not implemented yet")
+async fn attach_by_websocket(
+    State(engine): State<Shared>,
+    Path(name): Path<String>,
+    Extension(version): Extension<ApiVersion>,
+    params: Params,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response<Body>> {
+    // Before 1.42 these were not asked about.
+    let stream = |name| !version.at_least(42) || params.flag(name);
+    let wanted = AttachRequest {
+        logs: params.flag("logs"),
+        stream: params.flag("stream"),
+        stdin: stream("stdin"),
+        stdout: stream("stdout"),
+        stderr: stream("stderr"),
+        multiplexed: false,
+        detach_keys: DetachKeys::for_attach(params.get("detachKeys").unwrap_or_default())?,
+    };
+    // Docker looks at the container first, and nothing is told of an attach that comes to nothing.
+    engine.containers.check_attach(&name)?;
+    let upgrade = upgrade.map_err(|error| Error::invalid(error.body_text()))?;
+    let attachment = engine.containers.attach(&name, wanted)?;
+    Ok(websocket::serve(upgrade, move |connection| attachment.run(connection)))
 }
 
 async fn stats(

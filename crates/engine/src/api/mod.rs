@@ -31,6 +31,8 @@ mod unsupported;
 mod version;
 /// `/volumes`.
 mod volumes;
+/// Attach over a websocket.
+mod websocket;
 
 pub(crate) use server::serve;
 

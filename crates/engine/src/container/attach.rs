@@ -28,6 +28,8 @@ pub(crate) struct AttachRequest {
     pub(crate) stdin: bool,
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
+    /// Standard output and error are told apart by headers, unless they are a terminal's.
+    pub(crate) multiplexed: bool,
     pub(crate) detach_keys: DetachKeys,
 }
 
@@ -42,11 +44,11 @@ pub(crate) struct Attachment {
 }
 
 impl Containers {
-    /// Attaches a client to a container, which may not have been started yet.
+    /// A container that a client can attach to now.
     ///
     /// # Errors
-    /// A container that is paused or waits for a restart, in Docker's words.
-    pub(crate) fn attach(&self, name: &str, request: AttachRequest) -> Result<Attachment> {
+    /// No such container; one that is paused or waits for a restart, in Docker's words.
+    pub(crate) fn check_attach(&self, name: &str) -> Result<Arc<Container>> {
         let container = self.get(name)?;
         let state = container.state();
         if state.is_paused() {
@@ -59,6 +61,15 @@ impl Containers {
                 "container {name} is restarting, wait until the container is running"
             )));
         }
+        Ok(container)
+    }
+
+    /// Attaches a client to a container, which may not have been started yet.
+    ///
+    /// # Errors
+    /// As [`Containers::check_attach`]; logs that cannot be read.
+    pub(crate) fn attach(&self, name: &str, request: AttachRequest) -> Result<Attachment> {
+        let container = self.check_attach(name)?;
         let record = container.record();
         let hub = container.hub();
         let (pieces, end) = hub.attach(request.stdout, request.stderr);
@@ -70,6 +81,7 @@ impl Containers {
         let session = Session {
             hub,
             pieces,
+            multiplexed: request.multiplexed && !record.config.tty,
             terminal: record.config.tty,
             input: (request.stdin && record.config.open_stdin).then_some(Input {
                 ends_process_input: record.config.stdin_once,
@@ -87,9 +99,9 @@ impl Containers {
 const HEAD_START: Duration = Duration::from_millis(5);
 
 impl Attachment {
-    /// Whether the client gets a terminal's bytes, without headers.
+    /// Whether the client gets bytes without headers.
     pub(crate) fn is_raw(&self) -> bool {
-        self.session.terminal
+        !self.session.multiplexed
     }
 
     /// Serves the client until the output ends or the client leaves.
@@ -101,7 +113,7 @@ impl Attachment {
             let query = LogQuery {
                 stdout: self.request.stdout,
                 stderr: self.request.stderr,
-                multiplexed: !self.session.terminal,
+                multiplexed: self.session.multiplexed,
                 ..LogQuery::default()
             };
             let mut past = std::pin::pin!(logs::replay(log, query, end));
@@ -112,7 +124,10 @@ impl Attachment {
                 }
             }
         }
-        if self.request.stream && self.session.run(input, output).await == Left::Detached {
+        if !self.request.stream {
+            // An error means that the client has gone.
+            let _ = output.shutdown().await;
+        } else if self.session.run(input, output).await == Left::Detached {
             self.containers.emit(&self.container, "detach", &[]);
         }
     }
@@ -123,6 +138,7 @@ impl Attachment {
 pub(super) struct Session {
     pub(super) hub: Arc<Hub>,
     pub(super) pieces: Pieces,
+    pub(super) multiplexed: bool,
     pub(super) terminal: bool,
     /// `None` when what the client sends is of no interest.
     pub(super) input: Option<Input>,
@@ -151,11 +167,11 @@ impl Session {
         input: impl AsyncRead + Send + Unpin,
         mut output: impl AsyncWrite + Send + Unpin,
     ) -> Left {
-        let Self { hub, mut pieces, terminal, input: wanted } = self;
+        let Self { hub, mut pieces, multiplexed, terminal, input: wanted } = self;
         let left = {
             let writing = async {
                 while let Some(piece) = pieces.next().await {
-                    if !terminal {
+                    if multiplexed {
                         let header = multiplex::header(piece.source, piece.bytes.len());
                         write_both(&mut output, &header, piece.bytes).await?;
                     } else {
@@ -221,7 +237,12 @@ async fn read_input(
         let read = match (&mut input).take(INPUT as u64).read_buf(&mut buffer).await {
             Ok(read) => read,
             // Reset: the client's other half is gone, too.
-            Err(_) => return Gone::Entirely,
+            Err(_) => {
+                if wanted.is_some_and(|wanted| wanted.ends_process_input) && !terminal {
+                    hub.close_stdin();
+                }
+                return Gone::Entirely;
+            }
         };
         let Some(wanted) = &wanted else {
             if read == 0 {
@@ -282,7 +303,7 @@ mod tests {
         hub.end();
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
         let (input, output) = tokio::io::split(ours);
-        let session = Session { hub, pieces, terminal, input: None };
+        let session = Session { hub, pieces, multiplexed: !terminal, terminal, input: None };
         assert_eq!(session.run(input, output).await, Left::Ended);
         let mut all = Vec::new();
         theirs.read_to_end(&mut all).await.unwrap();
@@ -305,7 +326,8 @@ mod tests {
             let (ours, mut theirs) = tokio::io::duplex(1024);
             let (input, output) = tokio::io::split(ours);
             let wanted = Input { ends_process_input: ends, detach_keys: None };
-            let session = Session { hub: hub.clone(), pieces, terminal, input: Some(wanted) };
+            let session =
+                Session { hub: hub.clone(), pieces, multiplexed: !terminal, terminal, input: Some(wanted) };
             let running = tokio::spawn(session.run(input, output));
             theirs.shutdown().await.unwrap();
             if ends && !terminal {
@@ -325,7 +347,8 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         let (input, output) = tokio::io::split(ours);
         let wanted = Input { ends_process_input: true, detach_keys: Some(DetachKeys::default()) };
-        let session = Session { hub: hub.clone(), pieces, terminal: true, input: Some(wanted) };
+        let session =
+            Session { hub: hub.clone(), pieces, multiplexed: false, terminal: true, input: Some(wanted) };
         theirs.write_all(b"\x10\x11").await.unwrap();
         assert_eq!(session.run(input, output).await, Left::Detached);
         assert!(!hub.is_closed());

@@ -222,6 +222,7 @@ impl ExecAttachment {
         let session = Session {
             hub: exec.hub.clone(),
             pieces,
+            multiplexed: !raw,
             terminal: raw,
             input: exec.what.stdin.then(|| Input {
                 ends_process_input: true,
