@@ -8,6 +8,7 @@ mod copy;
 mod docker_py;
 mod events;
 mod exec;
+mod image_mounts;
 mod images;
 mod lifecycle;
 mod load;
@@ -31,6 +32,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("docker_py", docker_py::cases()),
         ("events", events::cases()),
         ("exec", exec::cases()),
+        ("image_mounts", image_mounts::cases()),
         ("images", images::cases()),
         ("lifecycle", lifecycle::cases()),
         ("load", load::cases()),

@@ -7,12 +7,15 @@ use axum::{
     },
     http::{Response, StatusCode, header},
     response::IntoResponse,
-    routing::{delete, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use serde::de::DeserializeOwned;
-use wire::docker::container::{
-    CreateRequest, CreateResponse, Inspect, PruneReport, Summary, Top, UpdateRequest, UpdateResponse,
-    WaitError, WaitResponse,
+use wire::docker::{
+    container::{
+        CreateRequest, CreateResponse, Inspect, PruneReport, Summary, Top, UpdateRequest, UpdateResponse,
+        WaitError, WaitResponse,
+    },
+    host_config::HostConfig,
 };
 
 use super::{
@@ -96,11 +99,45 @@ async fn list(State(engine): State<Shared>, params: Params) -> Result<Json<Vec<S
     engine.containers.list(query, &engine.networks).await.map(Json)
 }
 
+/// Ignores or refuses, as Docker does, what the API's `version` does not know of mounts.
+fn adapt_mounts(version: ApiVersion, host_config: &mut HostConfig) -> Result<()> {
+    for mount in host_config.mounts.iter_mut().flatten() {
+        let kind = mount.kind.as_str();
+        let options = [
+            ("VolumeOptions", "volume", mount.volume_options.is_some()),
+            ("BindOptions", "bind", mount.bind_options.is_some()),
+            ("TmpfsOptions", "tmpfs", mount.tmpfs_options.is_some()),
+        ];
+        let misplaced = options.into_iter().find(|(_, own, given)| *given && kind != *own);
+        if version.at_least(42) {
+            if let Some((field, ..)) = misplaced {
+                return Err(Error::invalid(format!("{field} must not be specified on mount type {kind:?}")));
+            }
+        } else {
+            mount.volume_options.take_if(|_| kind != "volume");
+            mount.tmpfs_options.take_if(|_| kind != "tmpfs");
+            if let Some(options) = &mut mount.bind_options {
+                options.create_mountpoint = false;
+            }
+        }
+        let subpath = mount.volume_options.as_ref().is_some_and(|options| !options.subpath.is_empty());
+        if subpath && !version.at_least(45) {
+            return Err(Error::invalid("VolumeOptions.Subpath needs API v1.45 or newer"));
+        }
+        if kind == "image" && !version.at_least(48) {
+            return Err(Error::invalid("Mount type \"Image\" needs API v1.48 or newer"));
+        }
+    }
+    Ok(())
+}
+
 async fn create(
     State(engine): State<Shared>,
+    Extension(version): Extension<ApiVersion>,
     params: Params,
-    JsonBody(request): JsonBody<CreateRequest>,
+    JsonBody(mut request): JsonBody<CreateRequest>,
 ) -> Result<(StatusCode, Json<CreateResponse>)> {
+    adapt_mounts(version, &mut request.host_config)?;
     let made = to_end(async move {
         let name = params.get("name").unwrap_or_default();
         engine.containers.create(name, params.get("platform"), request).await

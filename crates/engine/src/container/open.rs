@@ -143,7 +143,7 @@ impl Containers {
             Self(inner)
                 .all()
                 .into_iter()
-                .filter(|container| container.record().image_id == image)
+                .filter(|container| container.record().uses_image(image))
                 .map(|container| ImageUser {
                     container: container.id.clone(),
                     running: container.state().is_running(),

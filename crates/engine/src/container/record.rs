@@ -16,6 +16,7 @@ use wire::docker::{
 use super::state::State;
 use crate::{
     error::Result,
+    snapshot::LayerId,
     store::{self, Durability},
 };
 
@@ -49,9 +50,12 @@ pub(crate) struct Mount {
     pub(crate) point: MountPoint,
     /// A volume without a name of its own goes with its container.
     pub(crate) anonymous: bool,
-    /// What in a volume is mounted, relative to it; empty for all of it.
+    /// What in a volume or an image is mounted, relative to it; empty for all of it.
     #[serde(default)]
     pub(crate) subpath: String,
+    /// The image that is mounted, if it is one.
+    #[serde(default)]
+    pub(crate) image: Option<MountedImage>,
     /// Without what is mounted below its source.
     #[serde(default)]
     pub(crate) non_recursive: bool,
@@ -60,13 +64,32 @@ pub(crate) struct Mount {
     pub(crate) read_only_non_recursive: bool,
 }
 
+/// An image as a container shows it, whatever becomes of its name and record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountedImage {
+    pub(crate) id: String,
+    /// Bottom first.
+    pub(crate) layers: Vec<LayerId>,
+}
+
 impl Mount {
     pub(crate) fn is_volume(&self) -> bool {
         self.point.kind == "volume"
     }
+
+    /// Whether what is mounted has a place of its own only until the container has mounted it.
+    pub(crate) fn has_brief_place(&self) -> bool {
+        self.image.is_some() || !self.subpath.is_empty()
+    }
 }
 
 impl Record {
+    /// Whether the container is made from an image, or has it mounted.
+    pub(crate) fn uses_image(&self, id: &str) -> bool {
+        let mut mounted = self.mounts.iter().filter_map(|mount| mount.image.as_ref());
+        self.image_id == id || mounted.any(|image| image.id == id)
+    }
+
     /// A file of this container's in its directory.
     pub(crate) fn file(directory: &Path) -> PathBuf {
         directory.join("container.json")

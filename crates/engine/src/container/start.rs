@@ -5,7 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 use rustix::mount::{MountFlags, UnmountFlags};
 use wire::docker::container::ContainerConfig;
 
-use super::{Container, Containers, create, etc_files::EtcFiles, exec::What, exit::Changing, state::State};
+use super::{
+    Container, Containers, create, etc_files::EtcFiles, exec::What, exit::Changing, record::Mount,
+    state::State,
+};
 use crate::{
     error::{Context, Error, Result},
     network,
@@ -83,7 +86,7 @@ impl Containers {
             stdin: record.config.open_stdin,
         };
         let running = self.0.runtime.start(&container.id, &spec, stdio).await;
-        if record.mounts.iter().any(|mount| !mount.subpath.is_empty()) {
+        if record.mounts.iter().any(Mount::has_brief_place) {
             let (parts, id) = (self.0.parts.clone(), container.id.clone());
             crate::blocking(move || {
                 parts.remove(&id);

@@ -1,11 +1,13 @@
-//! Volumes as containers have and use them.
+//! Volumes, and images that are mounted, as containers have and use them.
+
+use std::path::{Path, PathBuf};
 
 use super::{
     Container, Containers,
     record::{Mount, Record},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     runtime::spec::{MountSource, RequestedMount, mounts},
 };
 
@@ -18,7 +20,7 @@ impl Containers {
         let mut all: Vec<Mount> = Vec::new();
         for text in specifications {
             let (name, writable) = mounts::parse_volumes_from(text)?;
-            let other = self.get(name).map_err(|error| crate::error::Error::invalid(error.to_string()))?;
+            let other = self.get(name).map_err(|error| Error::invalid(error.to_string()))?;
             let record = other.record();
             // A tmpfs is nothing that could be shared.
             for mount in record.mounts.iter().filter(|mount| mount.point.kind != "tmpfs") {
@@ -32,9 +34,9 @@ impl Containers {
         Ok(all)
     }
 
-    /// Makes the volumes of a container ready for `user`, and puts where their files are in their place
-    /// among `mounts`. The user is the container's ID when it is about to start, another word for whoever
-    /// else needs its files; [`Containers::unmount_volumes`] gives them back.
+    /// Makes the volumes and mounted images of a container ready for `user`, and puts where their files are
+    /// in their place among `mounts`. The user is the container's ID when it is about to start, another word
+    /// for whoever else needs its files; [`Containers::unmount_volumes`] gives them back.
     ///
     /// # Errors
     /// A volume that cannot be mounted, a part that it does not have; in Docker's words.
@@ -45,6 +47,11 @@ impl Containers {
         mut mounts: Vec<RequestedMount>,
     ) -> Result<Vec<RequestedMount>> {
         for mount in &mut mounts {
+            if let MountSource::Image { subpath, .. } = &mount.source {
+                let path = self.mount_image(record, user, &mount.destination, subpath)?;
+                mount.source = MountSource::Bind { path, create: false };
+                continue;
+            }
             let MountSource::Volume { name: Some(name), subpath, .. } = &mount.source else { continue };
             let mut path = self.0.volumes.mount(name, user)?;
             if !subpath.is_empty() {
@@ -63,7 +70,20 @@ impl Containers {
         Ok(mounts)
     }
 
-    /// Gives the volumes of a container back that `user` had.
+    /// Mounts what a container shows of an image at `destination`, and says where.
+    fn mount_image(&self, record: &Record, user: &str, destination: &Path, subpath: &str) -> Result<PathBuf> {
+        let mut mounts = record.mounts.iter();
+        let mount = mounts.find(|mount| Path::new(&mount.point.destination) == destination);
+        let image = mount.and_then(|mount| mount.image.as_ref());
+        let image = image.ok_or_else(|| {
+            Error::system(format!("nobody knows the image mounted at {}", destination.display()))
+        })?;
+        let whole = self.0.parts.make_directory(user)?;
+        self.0.snapshots.mount_image(&image.layers, &whole)?;
+        if subpath.is_empty() { Ok(whole) } else { self.0.parts.make(user, &whole, subpath) }
+    }
+
+    /// Gives the volumes and mounted images of a container back that `user` had.
     pub(super) fn unmount_volumes(&self, container: &Container, user: &str) {
         self.0.parts.remove(user);
         let unmounted = self.0.volumes.unmount(user);

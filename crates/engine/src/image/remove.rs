@@ -295,7 +295,7 @@ mod tests {
         let users = Arc::new(Mutex::new(vec![ImageUser { container: container.clone(), running: false }]));
         let asked = users.clone();
         fixture.images.set_users(Box::new(move |_| asked.lock().unwrap().clone()));
-        fixture.snapshots.create(&container, &image.layers).unwrap();
+        fixture.snapshots.create(&container, &image.layers, &[]).unwrap();
         let by_name = removed(&fixture, "a", RemoveOptions::default()).await;
         assert_eq!(
             by_name.unwrap_err(),

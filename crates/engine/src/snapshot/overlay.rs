@@ -28,7 +28,7 @@ use super::{
     diff::{Change, Diff},
     layers::{LayerId, Layers, copy_root_attributes},
     tree,
-    view::View,
+    view::{View, bind},
 };
 use crate::{
     error::{Context, Error, Kind, Result},
@@ -62,6 +62,16 @@ struct Inner {
 struct Record {
     /// Bottom first.
     layers: Vec<LayerId>,
+    /// Those of images that are mounted in the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounted: Vec<LayerId>,
+}
+
+impl Record {
+    /// Every layer that has to stay as long as the snapshot does.
+    fn all(&self) -> Vec<LayerId> {
+        [self.layers.as_slice(), &self.mounted].concat()
+    }
 }
 
 impl Snapshots {
@@ -84,7 +94,7 @@ impl Snapshots {
             let path = directory.join(&id).join("snapshot.json");
             match store::read_json::<Record>(&path) {
                 Ok(Some(record)) => {
-                    if let Err(error) = layers.own(&id, &record.layers) {
+                    if let Err(error) = layers.own(&id, &record.all()) {
                         tracing::error!("the container {id} cannot start any more: {error}");
                     }
                     known.insert(id, record.layers);
@@ -113,44 +123,45 @@ impl Snapshots {
         self.known().keys().cloned().collect()
     }
 
-    /// Makes an empty writable layer on top of `image_layers` (bottom first) for the container `id`.
+    /// Makes an empty writable layer on top of `image_layers` (bottom first) for the container `id`. The
+    /// layers of images that are `mounted` in it stay as long as it does, too.
     ///
     /// It survives a power cut once something later was synced on the same file system, such as the
     /// container's own record.
     ///
     /// # Errors
     /// A layer that does not exist; a snapshot that does already.
-    pub fn create(&self, id: &str, image_layers: &[LayerId]) -> Result<()> {
+    pub fn create(&self, id: &str, image_layers: &[LayerId], mounted: &[LayerId]) -> Result<()> {
         let inner = &self.0;
+        let record = Record { layers: image_layers.to_vec(), mounted: mounted.to_vec() };
         let mut known = self.known();
         if known.contains_key(id) {
             return Err(Error::conflict(format!("the container {id} has a file system already")));
         }
-        inner.layers.own(id, image_layers)?;
-        let made = self.make(id, image_layers);
+        inner.layers.own(id, &record.all())?;
+        let made = self.make(id, &record);
         match made {
             Ok(()) => {
-                known.insert(id.to_owned(), image_layers.to_vec());
+                known.insert(id.to_owned(), record.layers);
             }
             Err(_) => inner.layers.disown(id),
         }
         made
     }
 
-    fn make(&self, id: &str, image_layers: &[LayerId]) -> Result<()> {
+    fn make(&self, id: &str, record: &Record) -> Result<()> {
         let inner = &self.0;
         let making = inner.fresh();
         for directory in [making.clone(), making.join("upper"), making.join("work")] {
             fs::create_dir(&directory).context(|| format!("create {}", directory.display()))?;
         }
-        if let Some(top) = image_layers.last() {
+        if let Some(top) = record.layers.last() {
             copy_root_attributes(&inner.layers.path(*top), &making.join("upper"))?;
         }
-        let record = Record { layers: image_layers.to_vec() };
         let path = making.join("snapshot.json");
         let write = || -> io::Result<()> {
             let mut file = File::create(&path)?;
-            file.write_all(&serde_json::to_vec(&record)?)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
             // The name is synced later, by whoever syncs the container's record; content would not be.
             file.sync_data()
         };
@@ -223,6 +234,33 @@ impl Snapshots {
             inside(root.as_fd())?;
             Ok(path)
         })
+    }
+
+    /// Where the files of an image of `layers` (bottom first) would be mounted by Docker's driver.
+    pub(crate) fn image_place(&self, layers: &[LayerId]) -> PathBuf {
+        let top = layers.last().map(|top| self.0.layers.path(*top).with_file_name("merged"));
+        top.unwrap_or_else(|| self.0.directory.join(".empty"))
+    }
+
+    /// Mounts the files of an image of `layers` (bottom first) at `target`, not to be written to by anyone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn mount_image(&self, layers: &[LayerId], target: &Path) -> Result<()> {
+        let mut lower = self.lower(layers);
+        let empty = self.0.directory.join(".empty");
+        let mount = || match lower.len() {
+            0 => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                bind(&empty, open(target, flags, Mode::empty())?.as_fd(), true, false)
+            }
+            count => {
+                // The kernel wants two at least.
+                lower.extend((count == 1).then_some(empty));
+                Overlay { lower, upper: None }.mount(target)
+            }
+        };
+        mount().context(|| format!("mount an image at {}", target.display()))
     }
 
     /// The root of the container's image, not to be written to. Blocks.
@@ -558,7 +596,7 @@ mod tests {
             let top = unpack(&layers, &[bottom], top);
             let name = |path: &Path| path.to_string_lossy().into_owned();
             fs::set_permissions(layers.path(top), fs::Permissions::from_mode(0o711)).unwrap();
-            snapshots.create("c1", &[bottom, top]).unwrap();
+            snapshots.create("c1", &[bottom, top], &[]).unwrap();
             let merged = snapshots.mount("c1").unwrap();
             assert_eq!(snapshots.mount("c1").unwrap(), merged);
             assert_eq!(fs::read_to_string(merged.join("etc/kept")).unwrap(), "kept");
@@ -608,7 +646,7 @@ mod tests {
                 let id = unpack(&layers, &chain, Archive::default().file(&name, b""));
                 chain.push(id);
             }
-            snapshots.create("many", &chain).unwrap();
+            snapshots.create("many", &chain, &[]).unwrap();
             let merged = snapshots.mount("many").unwrap();
             assert_eq!(fs::read_dir(merged).unwrap().count(), 130);
             snapshots.remove("many").unwrap();
@@ -625,7 +663,7 @@ mod tests {
             overlay.mount_at_once(&target).unwrap();
             assert_eq!(fs::read_dir(&target).unwrap().count(), 130);
             detach(&target).unwrap();
-            snapshots.create("none", &[]).unwrap();
+            snapshots.create("none", &[], &[]).unwrap();
             let merged = snapshots.mount("none").unwrap();
             fs::write(merged.join("first"), "").unwrap();
             snapshots.remove("none").unwrap();
@@ -639,7 +677,7 @@ mod tests {
             let (layers, snapshots) = open_all(root.path());
             let layer = unpack(&layers, &[], Archive::default().file("a", b"a"));
             for id in ["kept", "lost"] {
-                snapshots.create(id, &[layer]).unwrap();
+                snapshots.create(id, &[layer], &[]).unwrap();
                 let merged = snapshots.mount(id).unwrap();
                 fs::write(merged.join("state"), id).unwrap();
             }
@@ -667,7 +705,7 @@ mod tests {
             let (layers, snapshots) = open_all(root.path());
             let bottom = unpack(&layers, &[], Archive::default().file("a", b"a").directory("vol/"));
             let top = unpack(&layers, &[bottom], Archive::default().file("b", b"b"));
-            snapshots.create("c1", &[bottom, top]).unwrap();
+            snapshots.create("c1", &[bottom, top], &[]).unwrap();
             let volume = tempfile::tempdir().unwrap();
             fs::write(volume.path().join("file"), "volume").unwrap();
             let before = fs::read_to_string("/proc/thread-self/mounts").unwrap();
@@ -706,9 +744,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (_, snapshots) = open_all(root.path());
         let missing = LayerId::new(None, Digest::of(b"missing"));
-        let error = snapshots.create("c1", &[missing]).unwrap_err();
+        let error = snapshots.create("c1", &[missing], &[]).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
-        snapshots.create("c1", &[]).unwrap();
-        assert_eq!(snapshots.create("c1", &[]).unwrap_err().kind(), Kind::Conflict);
+        snapshots.create("c1", &[], &[]).unwrap();
+        assert_eq!(snapshots.create("c1", &[], &[]).unwrap_err().kind(), Kind::Conflict);
     }
 }

@@ -92,6 +92,26 @@ impl Parts {
         Ok(place)
     }
 
+    /// Makes a directory for what else is to be mounted for a container; it goes as its parts do, with what
+    /// is mounted on it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn make_directory(&self, container: &str) -> Result<PathBuf> {
+        let place = self.fresh(container)?;
+        fs::create_dir(&place).context(|| format!("create {}", place.display()))?;
+        Ok(place)
+    }
+
+    /// A path for a container's next part.
+    fn fresh(&self, container: &str) -> Result<PathBuf> {
+        let directory = self.root.join(container);
+        let what = || format!("create {}", directory.display());
+        fs::create_dir_all(&directory).context(what)?;
+        let number = fs::read_dir(&directory).context(what)?.count();
+        Ok(directory.join(number.to_string()))
+    }
+
     /// Takes a container's parts away. What it has mounted is its own.
     pub(crate) fn remove(&self, container: &str) {
         let directory = self.root.join(container);

@@ -15,11 +15,16 @@ use wire::docker::{
 pub(super) use merge::fill_in;
 pub(super) use mounts::to_mount;
 
-use super::{Container, Containers, etc_files, logs, names, record::Record, state::State};
+use super::{
+    Container, Containers, etc_files, logs, names,
+    record::{MountedImage, Record},
+    state::State,
+};
 use crate::{
     error::{Context, Error, Kind, Result},
     image::{Image, Platform},
     network, runtime,
+    snapshot::LayerId,
 };
 use mounts::Wanted;
 
@@ -61,7 +66,10 @@ impl Containers {
         logs::validate(&mut host_config.log_config)?;
         let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
         let declared = config.volumes.iter().flatten().map(|(path, _)| path);
-        let wanted = mounts::wanted(&host_config, of_others, declared)?;
+        let wanted = mounts::wanted(&host_config, of_others, declared, |name| {
+            let image = self.0.images.get(name)?;
+            Ok(MountedImage { id: image.id.clone(), layers: image.layers.clone() })
+        })?;
 
         let id = names::random_id();
         let name = self.take_name(name, &id)?;
@@ -242,12 +250,17 @@ impl Containers {
         own: &mut Vec<String>,
     ) -> Result<()> {
         let snapshots = &self.0.snapshots;
-        snapshots.create(&record.id, &image.layers)?;
+        let mounted: Vec<LayerId> = wanted.iter().flat_map(Wanted::image_layers).copied().collect();
+        snapshots.create(&record.id, &image.layers, &mounted)?;
         let volumes = &self.0.volumes;
         let mut root: Option<std::path::PathBuf> = None;
         for wanted in wanted {
             let (mut mount, new, fill, declared) = match wanted {
-                Wanted::Ready(mount) => {
+                Wanted::Ready(mut mount) => {
+                    if let Some(image) = &mount.image {
+                        mount.point.source =
+                            snapshots.image_place(&image.layers).to_string_lossy().into_owned();
+                    }
                     if mount.is_volume() {
                         volumes.keep(&mount.point.name, &record.id)?;
                     }

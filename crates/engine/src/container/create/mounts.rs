@@ -9,9 +9,10 @@ use wire::docker::{
 
 use super::validate::clean_path;
 use crate::{
-    container::record::Mount,
+    container::record::{Mount, MountedImage},
     error::{Error, Result},
     runtime::spec::{MountSource, RequestedMount, mounts::requested},
+    snapshot::LayerId,
     volume::{self, New},
 };
 
@@ -31,15 +32,27 @@ pub(super) enum Wanted {
     },
 }
 
+impl Wanted {
+    /// The layers of the image that is mounted, if it is one.
+    pub(super) fn image_layers(&self) -> &[LayerId] {
+        match self {
+            Self::Ready(Mount { image: Some(image), .. }) => &image.layers,
+            _ => &[],
+        }
+    }
+}
+
 /// The mounts of `host_config` that inspect shows, with those of other containers that nothing else is
-/// mounted at; then a volume for each of `volumes` (the image's and the request's) that is left.
+/// mounted at; then a volume for each of `volumes` (the image's and the request's) that is left. `image`
+/// finds those that are mounted.
 ///
 /// # Errors
-/// Mounts that make no sense, in Docker's words.
+/// Those of `image`; mounts that make no sense, in Docker's words.
 pub(super) fn wanted<'a>(
     host_config: &HostConfig,
     of_others: Vec<Mount>,
     volumes: impl Iterator<Item = &'a String>,
+    image: impl Fn(&str) -> Result<MountedImage>,
 ) -> Result<Vec<Wanted>> {
     let requested = requested(host_config)?;
     let is_taken =
@@ -113,6 +126,17 @@ pub(super) fn wanted<'a>(
                     declared: false,
                 });
             }
+            MountSource::Image { name, subpath } => wanted.push(Wanted::Ready(Mount {
+                point: MountPoint {
+                    kind: "image".to_owned(),
+                    name: name.clone(),
+                    propagation: mount.propagation.clone(),
+                    ..point
+                },
+                subpath: subpath.clone(),
+                image: Some(image(name)?),
+                ..Mount::default()
+            })),
             // As in Docker, those of `--tmpfs` are not shown.
             MountSource::Tmpfs { .. } => {
                 let is_mount = |mount: &wire::docker::host_config::Mount| {
@@ -169,6 +193,8 @@ pub(in crate::container) fn to_mount(
         let source = if mount.is_volume() {
             let (name, subpath) = (Some(point.name.clone()), mount.subpath.clone());
             MountSource::Volume { name, no_copy: true, subpath }
+        } else if mount.image.is_some() {
+            MountSource::Image { name: point.name.clone(), subpath: mount.subpath.clone() }
         } else {
             MountSource::Bind { path: point.source.clone().into(), create: false }
         };
@@ -201,6 +227,10 @@ mod tests {
         HostConfig { binds: Some(binds), ..HostConfig::default() }
     }
 
+    fn no_image(name: &str) -> Result<MountedImage> {
+        Err(Error::not_found(name))
+    }
+
     fn mount(wanted: &Wanted) -> &Mount {
         match wanted {
             Wanted::Ready(mount) | Wanted::Volume { mount, .. } => mount,
@@ -221,7 +251,7 @@ mod tests {
             subpath: "part".to_owned(),
             ..Mount::default()
         });
-        let wanted = wanted(&host_config, others.to_vec(), volumes.iter()).unwrap();
+        let wanted = wanted(&host_config, others.to_vec(), volumes.iter(), no_image).unwrap();
         let destinations: Vec<&str> =
             wanted.iter().map(|wanted| mount(wanted).point.destination.as_str()).collect();
         assert_eq!(destinations, ["/d", "/a", "/c", "/b"]);
@@ -244,7 +274,8 @@ mod tests {
 
     #[test]
     fn what_is_to_come_says_so() {
-        let error = wanted(&host_config(&["/no/such/directory:/x"]), Vec::new(), [].iter()).unwrap_err();
+        let host_config = host_config(&["/no/such/directory:/x"]);
+        let error = wanted(&host_config, Vec::new(), [].iter(), no_image).unwrap_err();
         assert_eq!(error.kind(), Kind::NotImplemented);
     }
 }

@@ -124,7 +124,9 @@ fn host(host_config: &HostConfig) -> Result<Vec<String>> {
         }
     }
     restart_policy::validate(policy)?;
-    let mut warnings = Vec::new();
+    let images = host_config.mounts.iter().flatten().filter(|mount| mount.kind == "image");
+    let mut warnings: Vec<String> =
+        images.map(|_| "Image mount is an experimental feature".to_owned()).collect();
     let resources = &host_config.resources;
     if resources.oom_kill_disable == Some(true) && resources.memory == 0 {
         warnings.push(

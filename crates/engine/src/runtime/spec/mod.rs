@@ -596,6 +596,9 @@ fn users_mounts(request: &Request<'_>, taken: &BTreeSet<&Path>) -> Result<Vec<Va
                 let name = name.as_deref().unwrap_or("an anonymous one");
                 return Err(Error::not_implemented(format!("volumes are not implemented ({name})")));
             }
+            MountSource::Image { name, .. } => {
+                return Err(Error::not_implemented(format!("image mounts are not implemented ({name})")));
+            }
         };
         all.push((destination, json));
     }

@@ -51,6 +51,12 @@ pub enum MountSource {
         /// What in the volume is mounted, relative to it; empty for all of it.
         subpath: String,
     },
+    /// An image's files. Whoever knows images makes it a [`MountSource::Bind`] before the container starts.
+    Image {
+        name: String,
+        /// What in the image is mounted, relative to its root; empty for all of it.
+        subpath: String,
+    },
     Tmpfs {
         /// Comma-separated, as `mount(8)` takes them.
         options: String,
@@ -220,6 +226,7 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
     match kind {
         "bind" => {
             extra(mount.volume_options.is_some(), "VolumeOptions")?;
+            extra(mount.image_options.is_some(), "ImageOptions")?;
             let options = mount.bind_options.clone().unwrap_or_default();
             if mount.source.is_empty() {
                 return Err(refuse("field Source must not be empty"));
@@ -252,6 +259,7 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
         }
         "volume" => {
             extra(mount.bind_options.is_some(), "BindOptions")?;
+            extra(mount.image_options.is_some(), "ImageOptions")?;
             if mount.read_only && mount.source.is_empty() {
                 return Err(refuse("must not set ReadOnly mode when using anonymous volumes"));
             }
@@ -266,12 +274,24 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
         }
         "tmpfs" => {
             extra(mount.bind_options.is_some(), "BindOptions")?;
+            extra(mount.image_options.is_some(), "ImageOptions")?;
             extra(!mount.source.is_empty(), "Source")?;
             let options = convert_tmpfs(mount.tmpfs_options.as_ref(), mount.read_only)
                 .map_err(|reason| refuse(&reason))?;
             Ok(RequestedMount { source: MountSource::Tmpfs { options }, read_only: false, ..requested })
         }
-        "image" => Err(Error::not_implemented("--mount type=image is not implemented")),
+        "image" => {
+            extra(mount.bind_options.is_some(), "BindOptions")?;
+            extra(mount.volume_options.is_some(), "VolumeOptions")?;
+            if mount.source.is_empty() {
+                return Err(refuse("field Source must not be empty"));
+            }
+            let subpath = mount.image_options.clone().unwrap_or_default().subpath;
+            volume::check_subpath(&subpath).map_err(refuse)?;
+            let source = MountSource::Image { name: mount.source.clone(), subpath };
+            // As in Docker, whatever was asked for: an image does not change.
+            Ok(RequestedMount { source, read_only: true, ..requested })
+        }
         _ => Err(refuse("mount type unknown")),
     }
 }
