@@ -7,12 +7,13 @@ use rustix::process::Signal;
 use tests::archive::{self, Image, Tar, busybox_root};
 use tests::case::Outcome;
 use tests::engine::Kind;
-use tests::target::Target;
+use tests::target::{SLEEP, Target};
 use tests::{cases, ensure_eq, wait};
 
 cases! {
     machine_process_in_the_middle_of_a_load.on(&[Kind::Machine]).alone().seconds(300),
     machine_process_with_running_containers.on(&[Kind::Machine]).alone().seconds(240),
+    restart_policies_after_a_power_cut.on(&[Kind::Machine]).alone().seconds(300),
     emulator.on(&[Kind::Machine]).alone(),
     while_it_starts.on(&[Kind::Machine]).alone().bare().seconds(240),
     again_and_again.on(&[Kind::Machine]).alone().seconds(300),
@@ -69,6 +70,39 @@ fn machine_process_with_running_containers(t: &Target) -> Outcome {
     ensure!(state["ExitCode"] != 0, "{state}");
     t.ok(["start", &name])?;
     ensure_eq!(t.ok(["exec", &name, "echo", "alive"])?, "alive");
+    Ok(())
+}
+
+/// What was acknowledged of containers with a restart policy is on the disk: the machine's power is cut right after.
+fn restart_policies_after_a_power_cut(t: &Target) -> Outcome {
+    let machine = t.machine()?;
+    let run = |name: &str, policy: &str, script: &str| {
+        t.ok(["run", "-d", "--name", name, "--restart", policy, "busybox", "sh", "-c", script])
+    };
+    let (done, stopped) = (t.name("done"), t.name("stopped"));
+    run(&done, "on-failure", "exit 0")?;
+    ensure_eq!(t.ok(["wait", &done])?, "0");
+    run(&stopped, "unless-stopped", SLEEP)?;
+    t.ok(["stop", &stopped])?;
+    let running = ["always", "unless-stopped", "on-failure"].map(|policy| (t.name(policy), policy));
+    for (name, policy) in &running {
+        run(name, policy, SLEEP)?;
+    }
+    let updated = t.sleeper(&t.name("updated"))?;
+    t.ok(["update", "--restart", "always", &updated])?;
+    machine.kill_9()?;
+    machine.expect_no_process()?;
+
+    machine.ok(["start"])?;
+    for name in running.iter().map(|(name, _)| name).chain([&updated]) {
+        wait::eventually_true(&format!("{name} runs again"), Duration::from_secs(60), || {
+            Ok(t.inspect(name)?["State"]["Running"] == true)
+        })?;
+    }
+    for name in [&done, &stopped] {
+        let state = t.inspect(name)?["State"].clone();
+        ensure_eq!((&state["Status"], &state["ExitCode"]), (&"exited".into(), &0.into()), "{name}");
+    }
     Ok(())
 }
 

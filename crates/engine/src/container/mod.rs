@@ -79,6 +79,7 @@ use crate::{
     image::Images,
     runtime::{Runtime, spec::Machine},
     snapshot::Snapshots,
+    store::Durability,
     volume::{Parts, Volumes},
 };
 use exec::Exec;
@@ -136,6 +137,8 @@ pub(crate) struct Container {
     state: watch::Sender<State>,
     /// Held while the state is being changed.
     changing: tokio::sync::Mutex<()>,
+    /// Held for each single change.
+    noting: Mutex<()>,
     /// The streams of this run, or of the next one.
     hub: Mutex<Arc<Hub>>,
     log: Option<Arc<LogFile>>,
@@ -293,6 +296,7 @@ impl Container {
             record: RwLock::new(Arc::new(record)),
             state: watch::Sender::new(state),
             changing: tokio::sync::Mutex::default(),
+            noting: Mutex::default(),
             restarts: Mutex::default(),
             restart_cancelled: Notify::new(),
             execs: Mutex::default(),
@@ -319,27 +323,41 @@ impl Container {
     /// Changes the state, tells everyone who waits for it, and keeps it. The disk being full must not
     /// stop a container from ending, so that a failure to keep it is only logged.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let mut result = None;
-        self.state.send_modify(|state| {
-            result = Some(change(state));
-            self.keep(state);
-        });
-        // `send_modify` calls its argument exactly once.
-        result.unwrap_or_else(|| unreachable!())
+        // The disk may be slow: whoever only looks at the state does not wait for it.
+        let _alone = self.noting();
+        let mut state = self.state();
+        let result = change(&mut state);
+        self.keep(&state);
+        self.state.send_replace(state);
+        result
     }
 
     /// Keeps a state.
+    ///
+    /// A power cut ends every container. Which of them run again after it, their restart policies tell from
+    /// the states on the disk: those must be there. Of all others a power cut loses no more than how they
+    /// ended, and their starts need not wait for the disk.
     fn keep(&self, state: &State) {
-        if let Err(error) = record::save_state(&self.directory, state) {
+        let durability = match restart_policy::is_none(&self.record().host_config.restart_policy) {
+            true => Durability::Renamed,
+            false => Durability::Synced,
+        };
+        if let Err(error) = streams::blocking(|| record::save_state(&self.directory, state, durability)) {
             tracing::error!(container = self.id, "{error}");
         }
     }
 
     /// [`Container::change`] for what is not kept, or is already.
     fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let _alone = self.noting();
         let mut result = None;
         self.state.send_modify(|state| result = Some(change(state)));
+        // `send_modify` calls its argument exactly once.
         result.unwrap_or_else(|| unreachable!())
+    }
+
+    fn noting(&self) -> MutexGuard<'_, ()> {
+        self.noting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hub(&self) -> Arc<Hub> {

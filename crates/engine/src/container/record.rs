@@ -111,7 +111,7 @@ pub(crate) fn load_state(directory: &Path) -> Result<State> {
     Ok(store::read_json(&directory.join("state.json"))?.unwrap_or_default())
 }
 
-/// Keeps a state. A power cut ends every container, so that it may lose this.
-pub(crate) fn save_state(directory: &Path, state: &State) -> Result<()> {
-    store::write_json(&directory.join("state.json"), state, Durability::Renamed)
+/// Keeps a state.
+pub(crate) fn save_state(directory: &Path, state: &State, durability: Durability) -> Result<()> {
+    store::write_json(&directory.join("state.json"), state, durability)
 }

@@ -331,7 +331,7 @@ impl Drop for Pieces {
 }
 
 /// Runs what may block for long. A runtime of one thread (only tests have one) waits for it.
-fn blocking<T>(run: impl FnOnce() -> T) -> T {
+pub(super) fn blocking<T>(run: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(run),
         _ => run(),

@@ -32,7 +32,8 @@ impl Containers {
         let mut record = (*container.record()).clone();
         let limits_before = record.host_config.resources.clone();
         apply(&mut record.host_config.resources, &resources).map_err(cannot)?;
-        if !restart_policy.name.is_empty() {
+        let new_policy = !restart_policy.name.is_empty();
+        if new_policy {
             if record.host_config.auto_remove && !restart_policy::is_none(&restart_policy) {
                 return Err(cannot(Error::conflict(
                     "Restart policy cannot be updated because AutoRemove is enabled for the container",
@@ -47,7 +48,15 @@ impl Containers {
             change(limits_before.clone(), limits.clone()).await.map_err(cannot)?;
         }
         let target = container.clone();
-        let kept = crate::blocking(move || target.set_record(record)).await;
+        let kept = crate::blocking(move || {
+            target.set_record(record)?;
+            if new_policy {
+                // The new policy may ask for a state on the disk that was not needed there until now.
+                target.change(|_| ());
+            }
+            Ok(())
+        });
+        let kept = kept.await;
         if let Err(error) = kept {
             if runs && let Err(error) = change(limits, limits_before).await {
                 tracing::error!(container = container.id, "{error}");
