@@ -36,9 +36,9 @@ use crate::{
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
-        .route("/containers/json", get(list))
-        .route("/containers/create", post(create))
-        .route("/containers/prune", post(prune))
+        .route("/containers/json", get(list).merge(named("json")))
+        .route("/containers/create", post(create).merge(named("create")))
+        .route("/containers/prune", post(prune).merge(named("prune")))
         .route("/containers/{name}", delete(remove))
         .route("/containers/{name}/json", get(inspect))
         .route("/containers/{name}/top", get(top))
@@ -57,6 +57,11 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/containers/{name}/attach/ws", get(attach_by_websocket))
         .route("/containers/{name}/stats", get(stats))
         .route("/containers/{name}/checkpoints", get(checkpoints).post(checkpoints))
+}
+
+/// The other verb of a route that is also a container's name.
+fn named(name: &'static str) -> MethodRouter<Shared> {
+    delete(move |engine, params| remove(engine, Path(name.to_owned()), params))
 }
 
 /// Runs what changes something to its end, even if the client leaves before.
