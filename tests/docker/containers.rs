@@ -29,12 +29,14 @@ cases! {
     removed_after_its_end,
     id_file,
     names,
+    names_of_routes.alone(),
     name_conflicts,
     references_by_id,
     create_then_start,
     create_warns_of_nothing,
     create_of_a_missing_image,
     create_refuses_nonsense,
+    member_names_in_any_case,
     list_with_filters,
     list_with_a_format,
     list_fields,
@@ -335,6 +337,74 @@ fn names(t: &Target) -> Outcome {
             "Invalid container name ({bad}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         ))?;
     }
+    Ok(())
+}
+
+/// Names that stand in the API's own paths.
+fn names_of_routes(t: &Target) -> Outcome {
+    for name in ["create", "json", "prune"] {
+        let body = json!({"Image": "busybox", "Cmd": ["echo", name], "HostConfig": {"NetworkMode": "none"}});
+        t.api().post(format!("/containers/create?name={name}")).json(&body).send()?.expect(201)?;
+        t.api().post(format!("/containers/{name}/start")).send()?.expect(204)?;
+        t.api().post(format!("/containers/{name}/wait")).send()?.expect(200)?;
+        ensure_eq!(t.inspect(name)?["Name"], format!("/{name}"));
+        ensure_eq!(t.ok(["logs", name])?, name);
+        let listed = t.api().get("/containers/json?all=1").send()?.expect(200)?.json()?;
+        ensure_eq!(listed[0]["Names"], json!([format!("/{name}")]));
+        t.api().delete(format!("/containers/{name}?v=1")).send()?.expect(204)?;
+        let answer = t.api().delete(format!("/containers/{name}")).send()?.expect(404)?;
+        ensure_eq!(answer.message()?, format!("No such container: {name}"));
+    }
+    t.api().post("/containers/prune").send()?.expect(200)?;
+    Ok(())
+}
+
+/// As Go reads JSON: scripts write `memory`, and docker-py `CPURealtimePeriod`.
+fn member_names_in_any_case(t: &Target) -> Outcome {
+    let name = t.name("box");
+    let create = |body: &str| {
+        let request = t.api().post(format!("/containers/create?name={name}"));
+        request.header("Content-Type", "application/json").body(body).send()?.expect(201)?;
+        let found = t.inspect(&name)?;
+        t.api().delete(format!("/containers/{name}?force=1")).send()?.expect(204)?;
+        anyhow::Ok(found)
+    };
+    let found = create(
+        r#"{"image": "busybox", "CMD": ["true"], "wOrKiNgDiR": "/tmp", "labels": {"image": "a", "Image": "b"},
+        "hostconfig": {"memory": 33554432, "networkmode": "none", "MEMORYSWAP": null,
+        "restartPolicy": {"name": "on-failure", "maximumretrycount": 3},
+        "mounts": [{"type": "tmpfs", "target": "/x", "tmpfsoptions": {"sizebytes": 65536}}],
+        "logconfig": {"type": "json-file", "config": {"max-size": "1m"}}}}"#,
+    )?;
+    let (config, host) = (&found["Config"], &found["HostConfig"]);
+    ensure_eq!((&config["Image"], &config["WorkingDir"]), (&json!("busybox"), &json!("/tmp")));
+    ensure_eq!(config["Cmd"], json!(["true"]));
+    // The keys of a map are its user's.
+    ensure_eq!(config["Labels"], json!({"image": "a", "Image": "b"}));
+    ensure_eq!((&host["Memory"], &host["NetworkMode"]), (&json!(33_554_432), &json!("none")));
+    ensure_eq!(host["RestartPolicy"], json!({"Name": "on-failure", "MaximumRetryCount": 3}));
+    ensure_eq!(host["Mounts"][0]["TmpfsOptions"], json!({"SizeBytes": 65536}));
+    ensure_eq!(host["LogConfig"], json!({"Type": "json-file", "Config": {"max-size": "1m"}}));
+    // Of several the last counts, exact or not; one that is null is none.
+    let found = create(
+        r#"{"Image": "none", "image": "busybox", "User": "1", "user": "2", "tty": true, "Tty": false,
+        "Domainname": "a", "domainname": null}"#,
+    )?;
+    let config = &found["Config"];
+    ensure_eq!(
+        (&config["Image"], &config["User"], &config["Tty"], &config["Domainname"]),
+        (&json!("busybox"), &json!("2"), &json!(false), &json!("a"))
+    );
+    t.sleeper(&name)?;
+    let update = json!({"memory": 67_108_864, "memoryswap": -1, "restartpolicy": {"name": "always"}});
+    t.api().post(format!("/containers/{name}/update")).json(&update).send()?.expect(200)?;
+    let host = t.inspect(&name)?["HostConfig"].clone();
+    ensure_eq!((&host["Memory"], &host["RestartPolicy"]["Name"]), (&json!(67_108_864), &json!("always")));
+    let exec = json!({"cmd": ["sh", "-c", "echo $WORD"], "env": ["WORD=heard"], "attachstdout": true});
+    let made = t.api().post(format!("/containers/{name}/exec")).json(&exec).send()?.expect(201)?.json()?;
+    let id = made["Id"].as_str().context("no Id")?;
+    let mut started = t.api().post(format!("/exec/{id}/start")).json(&json!({"detach": false})).hijack()?;
+    ensure_eq!(started.demultiplex()?.0, b"heard\n".to_vec());
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     host_config::HostConfig,
+    json::deserialize_with_members_of,
     network::{EndpointSettings, NetworkingConfig},
 };
 
@@ -95,13 +96,15 @@ fn is_zero(number: &i64) -> bool {
 
 /// Body of `POST /containers/create`: `Config` with two more members.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
+#[serde(default, rename_all = "PascalCase", remote = "Self")]
 pub struct CreateRequest {
-    #[serde(flatten)]
+    #[serde(skip_deserializing)]
     pub config: ContainerConfig,
     pub host_config: HostConfig,
     pub networking_config: NetworkingConfig,
 }
+
+deserialize_with_members_of!(CreateRequest: config);
 
 /// Answer of `POST /containers/create`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,12 +335,14 @@ pub struct PruneReport {
 
 /// Body of `POST /containers/{id}/update`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
+#[serde(default, rename_all = "PascalCase", remote = "Self")]
 pub struct UpdateRequest {
-    #[serde(flatten)]
+    #[serde(skip_deserializing)]
     pub resources: super::host_config::Resources,
     pub restart_policy: super::host_config::RestartPolicy,
 }
+
+deserialize_with_members_of!(UpdateRequest: resources);
 
 /// Answer of `POST /containers/{id}/update`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,8 +15,6 @@ pub struct ExecCreateRequest {
     pub attach_stdin: bool,
     pub attach_stdout: bool,
     pub attach_stderr: bool,
-    /// Docker reads member names in any case, and docker-py writes this one so.
-    #[serde(alias = "detachKeys")]
     pub detach_keys: String,
     /// `NAME=value`; `NAME` alone removes the container's variable.
     pub env: Vec<String>,

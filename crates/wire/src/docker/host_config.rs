@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::json::deserialize_with_members_of;
 
 /// A container's `HostConfig`: isolation, resources, restarts, logs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
+#[serde(default, rename_all = "PascalCase", remote = "Self")]
 pub struct HostConfig {
     pub binds: Option<Vec<String>>,
     #[serde(rename = "ContainerIDFile")]
@@ -54,7 +56,7 @@ pub struct HostConfig {
     pub runtime: String,
     pub isolation: String,
     /// The limits, which `POST /containers/{id}/update` changes.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub resources: Resources,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mounts: Option<Vec<Mount>>,
@@ -63,6 +65,14 @@ pub struct HostConfig {
     pub readonly_paths: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+}
+
+deserialize_with_members_of!(HostConfig: resources);
+
+impl Serialize for HostConfig {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, to)
+    }
 }
 
 /// A container's limits.
@@ -87,10 +97,7 @@ pub struct Resources {
     pub cpu_period: i64,
     /// Microseconds in each period.
     pub cpu_quota: i64,
-    /// Docker reads member names in any case; the second spelling of these two is docker-py's.
-    #[serde(alias = "CPURealtimePeriod")]
     pub cpu_realtime_period: i64,
-    #[serde(alias = "CPURealtimeRuntime")]
     pub cpu_realtime_runtime: i64,
     pub cpuset_cpus: String,
     pub cpuset_mems: String,

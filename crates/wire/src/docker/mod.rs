@@ -2,11 +2,10 @@
 //!
 //! Answers carry every field that Docker's carry, also when empty: clients index them unasked. What
 //! Docker answers with `null` when it was not given is an [`Option`] here. Requests are decoded
-//! leniently: unknown fields are ignored and every field has a default. A `null` in a request means
-//! "not given", as in Go; `decode` sees to that.
+//! leniently: unknown fields are ignored and every field has a default. Names of members in any case, and
+//! `null` for "not given", are `decode`'s matter.
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 /// `/containers`.
 pub mod container;
@@ -18,6 +17,8 @@ pub mod exec;
 pub mod host_config;
 /// `/images`.
 pub mod image;
+/// Requests, read as Go reads JSON.
+mod json;
 /// `/networks`.
 pub mod network;
 /// `/containers/{id}/stats`.
@@ -41,20 +42,7 @@ pub struct ErrorResponse {
     pub message: String,
 }
 
-/// Decodes a request body, taking `null` fields for absent ones.
+/// Decodes a request body as Go does: names of members in any case, `null` ones as if they were absent.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
-    let mut value: Value = serde_json::from_slice(body)?;
-    drop_nulls(&mut value);
-    serde_json::from_value(value)
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
+    T::deserialize(serde_json::from_slice::<json::Json>(body)?)
 }
