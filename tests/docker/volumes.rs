@@ -19,6 +19,7 @@ cases! {
     content_of_the_image,
     left_alone_where_the_image_has_nothing,
     parts,
+    parts_are_filled,
     mounts_as_inspect_shows_them,
     volumes_from,
     removed_with_their_container,
@@ -350,6 +351,32 @@ fn parts(t: &Target) -> Outcome {
         .expect_stderr("/missing: no such file or directory")?;
     t.fails(125, ["run", "--rm", "--mount", &part("out"), "busybox"])?
         .expect_stderr("path concatenation escapes the base directory")?;
+    t.ok(["volume", "rm", &name])?;
+    Ok(())
+}
+
+/// A part of a volume that is there and empty gets what the image has in its place, as a whole volume does.
+fn parts_are_filled(t: &Target) -> Outcome {
+    let name = volume(t, "data", &[])?;
+    let script = "mkdir -p /v/empty /v/other /v/full/x; ln -s /etc /v/out; touch /v/file";
+    t.ok(["run", "--rm", "-v", &format!("{name}:/v"), "busybox", "sh", "-c", script])?;
+    let part = |path: &str| format!("type=volume,src={name},dst=/etc,volume-subpath={path}");
+    let seen = |path: &str| t.ok(["run", "--rm", "--mount", &part(path), "busybox", "ls", "/etc"]);
+    ensure!(!seen("other,volume-nocopy")?.contains("passwd"));
+    ensure!(seen("empty")?.contains("passwd"));
+    ensure!(!seen("full")?.contains("passwd"));
+    // The rest of the volume is left alone.
+    let passwd =
+        t.ok(["run", "--rm", "-v", &format!("{name}:/v"), "busybox", "find", "/v", "-name", "passwd"])?;
+    ensure_eq!(passwd, "/v/empty/passwd");
+    // What is missing is told by the start, what leads out of the volume or is no folder before.
+    let container = t.name("box");
+    t.ok(["create", "--name", &container, "--mount", &part("missing"), "busybox"])?;
+    t.fails(1, ["start", &container])?.expect_stderr("/missing: no such file or directory")?;
+    t.ok(["rm", &container])?;
+    t.fails(1, ["create", "--mount", &part("out"), "busybox"])?
+        .expect_stderr("failed to populate volume: path concatenation escapes the base directory")?;
+    t.fails(1, ["create", "--mount", &part("file"), "busybox"])?.expect_stderr("not a directory")?;
     t.ok(["volume", "rm", &name])?;
     Ok(())
 }

@@ -23,7 +23,7 @@ mod remove;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -41,7 +41,7 @@ pub(crate) use remove::PRUNE_FILTERS;
 
 use crate::{
     container::random_id,
-    error::{Context, Error, Result},
+    error::{Context, Error, Kind, Result},
     events::Events,
     snapshot::{self, Keyed},
     store::{self, Durability},
@@ -211,12 +211,20 @@ impl Volumes {
         store::sync_directory(&self.0.root).context(|| format!("sync {}", self.0.root.display()))
     }
 
-    /// Fills a volume that is empty with what `root`, a container's root, has at `destination`.
+    /// Fills a volume that is empty, or the part of it that `subpath` names, with what `root`, a container's
+    /// root, has at `destination`.
     ///
     /// # Errors
-    /// [`Kind::Conflict`](crate::error::Kind::Conflict) when there is something else than a directory; no
-    /// such volume; the disk's.
-    pub(crate) fn fill(&self, name: &str, container: &str, root: &Path, destination: &str) -> Result<()> {
+    /// [`Kind::Conflict`] when there is something else than a directory; no
+    /// such volume; a part that is not in it; the disk's.
+    pub(crate) fn fill(
+        &self,
+        name: &str,
+        subpath: &str,
+        container: &str,
+        root: &Path,
+        destination: &str,
+    ) -> Result<()> {
         let source = match fill::source(root, destination) {
             // The volume stays as it is.
             Ok(None) => return Ok(()),
@@ -230,8 +238,12 @@ impl Volumes {
         let lock = self.0.changing.of(name.to_owned());
         let _changing = lock.blocking_lock();
         let path = self.mount_locked(name, container)?;
-        let filled =
-            self.fill_locked(name, &path, &source).context(|| format!("fill the volume for {destination}"));
+        let what = || format!("fill the volume for {destination}");
+        let filled = if subpath.is_empty() {
+            self.fill_locked(name, &path, &source).context(what)
+        } else {
+            fill_part(&path, subpath, &source)
+        };
         self.unmount_locked(name, container);
         filled
     }
@@ -302,6 +314,24 @@ impl Volumes {
     }
 }
 
+/// Fills a part of the volume at `path`, if it is there and empty.
+fn fill_part(path: &Path, subpath: &str, source: &OwnedFd) -> Result<()> {
+    let failed = |error: Error| Error::new(error.kind(), "failed to populate volume").because(error);
+    let part = match part::open(path, subpath) {
+        // The start tells.
+        Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+        part => part.map_err(failed)?,
+    };
+    let place = PathBuf::from(format!("/proc/self/fd/{}", part.as_raw_fd()));
+    // Whoever runs on the volume may hold the directory itself, so that it cannot be replaced by one that is
+    // whole: as in Docker, a crash may leave a half of it.
+    let fill = || match fs::read_dir(&place)?.next() {
+        Some(_) => Ok(()),
+        None => fill::fill(source, &place),
+    };
+    fill().context(|| format!("fill {}", path.join(subpath).display())).map_err(failed)
+}
+
 /// Reads a volume's record; `None` when the directory is none's.
 fn load(directory: &Path) -> Result<Option<Record>> {
     if let Some(record) = store::read_json(&directory.join("volume.json"))? {
@@ -347,7 +377,6 @@ fn check_name(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     fn named(name: &str) -> New {
         New { name: name.to_owned(), ..New::default() }

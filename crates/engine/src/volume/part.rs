@@ -64,23 +64,9 @@ impl Parts {
     /// # Errors
     /// There is no such part, or it is not in the volume.
     pub(crate) fn make(&self, container: &str, volume: &Path, subpath: &str) -> Result<PathBuf> {
-        let shown = volume.join(subpath);
-        let part = open_beneath(volume, subpath).map_err(|error| {
-            let (base, shown) = (volume.display(), shown.display());
-            let inaccessible = format!("cannot access path {shown}: lstat {shown}: {}", errno_text(error));
-            match error {
-                Errno::XDEV => Error::invalid(format!(
-                    "path concatenation escapes the base directory, base: {base}, subpath: {subpath}"
-                )),
-                Errno::NOENT => Error::not_found(inaccessible),
-                _ => Error::system(inaccessible),
-            }
-        })?;
-        let directory = self.root.join(container);
-        let what = || format!("mount {}", shown.display());
-        fs::create_dir_all(&directory).context(what)?;
-        let number = fs::read_dir(&directory).context(what)?.count();
-        let place = directory.join(number.to_string());
+        let part = open(volume, subpath)?;
+        let what = || format!("mount {}", volume.join(subpath).display());
+        let place = self.fresh(container)?;
         let stat = fstat(&part).context(what)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             fs::create_dir(&place).context(what)?;
@@ -133,6 +119,25 @@ impl Parts {
             tracing::warn!("remove {}: {error}", directory.display());
         }
     }
+}
+
+/// Opens what `subpath` is in the volume at `volume`, as a place.
+///
+/// # Errors
+/// There is no such part, or it is not in the volume; in Docker's words.
+pub(super) fn open(volume: &Path, subpath: &str) -> Result<OwnedFd> {
+    open_beneath(volume, subpath).map_err(|error| {
+        let (base, shown) = (volume.display(), volume.join(subpath));
+        let shown = shown.display();
+        let inaccessible = format!("cannot access path {shown}: lstat {shown}: {}", errno_text(error));
+        match error {
+            Errno::XDEV => Error::invalid(format!(
+                "path concatenation escapes the base directory, base: {base}, subpath: {subpath}"
+            )),
+            Errno::NOENT => Error::not_found(inaccessible),
+            _ => Error::system(inaccessible),
+        }
+    })
 }
 
 /// Opens what `subpath` is in `volume`, if no link on the way leads out of it.

@@ -281,14 +281,16 @@ impl Containers {
                     None => root.insert(snapshots.mount(&record.id)?),
                 };
                 let MountPoint { name, destination, .. } = &mount.point;
-                volumes.fill(name, &record.id, root, destination).map_err(|error| match error.kind() {
-                    Kind::Conflict if declared => Error::system(format!(
-                        "cannot mount volume over existing file, file exists {}",
-                        root.join(destination.trim_start_matches('/')).display()
-                    )),
-                    Kind::Conflict => Error::system(error.to_string()),
-                    _ => error,
-                })?;
+                volumes.fill(name, &mount.subpath, &record.id, root, destination).map_err(
+                    |error| match error.kind() {
+                        Kind::Conflict if declared => Error::system(format!(
+                            "cannot mount volume over existing file, file exists {}",
+                            root.join(destination.trim_start_matches('/')).display()
+                        )),
+                        Kind::Conflict => Error::system(error.to_string()),
+                        _ => error,
+                    },
+                )?;
             }
         }
         if root.is_some() {

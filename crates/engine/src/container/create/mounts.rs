@@ -122,7 +122,7 @@ pub(super) fn wanted<'a>(
                         labels: options.and_then(|options| options.labels),
                         options: driver.options,
                     },
-                    fill: !no_copy && subpath.is_empty(),
+                    fill: !no_copy,
                     declared: false,
                 });
             }
