@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 use tests::case::Outcome;
+use tests::engine::Kind;
 use tests::http::demultiplex;
 use tests::target::{SLEEP, Target};
 use tests::{cases, ensure_eq, wait};
@@ -23,6 +25,7 @@ cases! {
     every_run_is_kept,
     details_and_bad_requests,
     driver_none,
+    drivers_that_there_are_not,
     many_lines.seconds(240),
 }
 
@@ -45,6 +48,26 @@ fn both_streams(t: &Target) -> Outcome {
     };
     ensure_eq!(only("stdout=1")?, (b"out\nmore\n".to_vec(), Vec::new()));
     ensure_eq!(only("stderr=1")?, (Vec::new(), b"err\n".to_vec()));
+    Ok(())
+}
+
+fn drivers_that_there_are_not(t: &Target) -> Outcome {
+    let refused = |driver: &str, status: u16| {
+        let body = json!({"Image": "busybox", "HostConfig": {"LogConfig": {"Type": driver, "Config": {}}}});
+        t.api().post("/containers/create").json(&body).send()?.expect(status)?.message()
+    };
+    for driver in ["nosuch", "etwlogs"] {
+        ensure_eq!(
+            refused(driver, 400)?,
+            format!("error looking up logging plugin {driver}: plugin \"{driver}\" not found")
+        );
+    }
+    if t.kind() != Kind::Dockerd {
+        for driver in ["syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "gcplogs"] {
+            let words = refused(driver, 501)?;
+            ensure!(words.contains(&format!("the log driver '{driver}' is not implemented yet")), "{words}");
+        }
+    }
     Ok(())
 }
 

@@ -77,7 +77,9 @@ pub(super) fn validate(config: &mut LogConfig) -> Result<()> {
             )));
         }
         driver => {
-            return Err(Error::invalid(format!("logger: no log driver named '{driver}' is registered")));
+            return Err(Error::invalid(format!(
+                "error looking up logging plugin {driver}: plugin {driver:?} not found"
+            )));
         }
     };
     for name in options.keys() {

@@ -223,7 +223,7 @@ fn options_are_checked_in_dockers_words() {
     assert_eq!(message("", &[]), "json-file");
     assert_eq!(message("none", &[("anything", "goes")]), "none");
     assert_eq!(message("local", &[("max-size", "10m")]), "local");
-    assert_eq!(message("nosuch", &[]), "logger: no log driver named 'nosuch' is registered");
+    assert_eq!(message("nosuch", &[]), "error looking up logging plugin nosuch: plugin \"nosuch\" not found");
     assert_eq!(
         message("json-file", &[("colour", "red")]),
         "unknown log opt 'colour' for json-file log driver"
