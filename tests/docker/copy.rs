@@ -1,6 +1,7 @@
 //! `docker cp` and `docker export`: files in and out of containers, running or not.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -37,6 +38,7 @@ cases! {
     a_killed_engine.alone(),
     export,
     export_while_it_runs,
+    started_while_it_is_exported,
     events,
 }
 
@@ -575,6 +577,40 @@ fn export_while_it_runs(t: &Target) -> Outcome {
     let names = listed(&answer.body)?;
     ensure!(names.contains(&"live".to_owned()), "{names:?}");
     ensure!(!names.iter().any(|name| name.starts_with("proc/1")), "{names:?}");
+    Ok(())
+}
+
+/// Whoever reads an archive slowly holds up nobody else, but who would remove what is read.
+fn started_while_it_is_exported(t: &Target) -> Outcome {
+    let name = t.name("box");
+    let script = "[ -e /large ] && exit 3; head -c 40000000 /dev/zero > /large; echo -n first > /word";
+    t.fails(0, ["run", "--name", &name, "busybox", "sh", "-c", script])?;
+    let mut export = t.api().get(format!("/containers/{name}/export")).open()?;
+    let mut archive = vec![0; 512];
+    export.read_exact(&mut archive)?;
+    // Docker's own start waits for a copy, though not for an export.
+    let mut copy = match t.kind() {
+        Kind::Dockerd => None,
+        _ => Some(t.api().get(format!("/containers/{name}/archive?path=/large")).open()?),
+    };
+    if let Some(copy) = &mut copy {
+        copy.read_exact(&mut [0; 512])?;
+    }
+    for _ in 0..2 {
+        t.fails(3, ["start", "-a", &name])?;
+    }
+    t.ok(["cp", &format!("{name}:/word"), &at(t.folder(), "word")])?;
+    ensure_eq!(fs::read_to_string(t.folder().join("word"))?, "first");
+    export.read_to_end(&mut archive)?;
+    let names = listed(&archive)?;
+    ensure!(names.contains(&"large".to_owned()) && names.contains(&"word".to_owned()), "{names:?}");
+    if let Some(copy) = &mut copy {
+        let rest = std::io::copy(copy, &mut std::io::sink())?;
+        ensure!(rest > 40_000_000, "only {rest} bytes of the copied file came");
+    }
+    // What it does now is its own again.
+    t.fails(3, ["start", "-a", &name])?;
+    t.ok(["rm", &name])?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ impl Containers {
     /// No such container; files that cannot be read.
     pub(crate) async fn changes(&self, name: &str) -> Result<Option<Vec<FilesystemChange>>> {
         let container = self.get(name)?;
-        let _kept = container.files.lock().await;
+        let _kept = container.files.read().await;
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
         let changes = crate::blocking(move || snapshots.changes(&id)).await?;
         let changes = changes.into_iter().map(|(path, change)| FilesystemChange {

@@ -51,8 +51,6 @@ impl Containers {
             container_config: record.config.clone(),
             config,
         };
-        // Nobody is frozen while somebody else still reads its files.
-        drop(container.files.lock().await);
         let state = container.state();
         // What cannot be frozen is committed as it is, as in Docker.
         let paused = commit.pause
@@ -60,8 +58,8 @@ impl Containers {
             && !state.is_paused()
             && self.pause(&container.id).await.is_ok();
         let committed = {
-            // Only as long: whoever changes the container's state, as is done next, waits for its files.
-            let _kept = container.files.lock().await;
+            // Only as long: whoever removes it waits for its files.
+            let _kept = container.files.read().await;
             let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
             let write_layer = move |sink: &mut dyn Write| snapshots.write_layer(&id, sink);
             self.0.images.commit_container(new, write_layer).await

@@ -8,22 +8,22 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{Container, Containers, create, etc_files::EtcFiles};
 use crate::{
     error::{Context, Result},
     mounts, network,
     runtime::{in_root::Root, spec::MountSource},
-    snapshot::{View, bind},
+    snapshot::{RootView, bind},
 };
 
 /// A container's root, running or not, that can be read and written whatever becomes of the container. As
-/// long as it is held, the container is neither started nor removed.
+/// long as it is held, the container is not removed.
 pub(super) struct Files {
-    view: View,
+    view: RootView,
     _volumes: Option<HeldVolumes>,
-    _kept: OwnedMutexGuard<()>,
+    _kept: OwnedRwLockReadGuard<()>,
 }
 
 /// The volumes of a container, for as long as its files are looked at.
@@ -69,7 +69,7 @@ impl Files {
 impl Containers {
     /// The container's own files, without what is mounted in it.
     pub(super) async fn bare_files(&self, container: &Arc<Container>) -> Result<Files> {
-        let kept = container.files.clone().lock_owned().await;
+        let kept = container.files.clone().read_owned().await;
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
         // Whatever becomes of who asked, the lock is held as long as there is a view.
         crate::blocking(move || {
@@ -82,7 +82,7 @@ impl Containers {
     /// What `docker cp` sees: the container's own files, its volumes and what else is bound into it. As in
     /// Docker, that is neither `/proc`, `/sys` and `/dev`, nor what is in memory only.
     pub(super) async fn files(&self, container: &Arc<Container>) -> Result<Files> {
-        let kept = container.files.clone().lock_owned().await;
+        let kept = container.files.clone().read_owned().await;
         let (containers, container) = (self.clone(), container.clone());
         crate::blocking(move || {
             let volumes = HeldVolumes::new(&containers, &container);

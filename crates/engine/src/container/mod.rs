@@ -147,10 +147,9 @@ pub(crate) struct Container {
     restart_cancelled: Notify,
     /// Its execs that have not ended.
     execs: Mutex<BTreeSet<String>>,
-    /// Held by whoever mounts its root or reads its files beside it: never are there two overlays of one
-    /// upper directory, and nothing is removed that is being copied. Taken after `changing` if both are, and
-    /// never the other way round.
-    files: Arc<tokio::sync::Mutex<()>>,
+    /// Read by whoever looks at its files beside it, written by who removes them: nothing is removed that is
+    /// being copied. Taken after `changing` if both are, and never the other way round.
+    files: Arc<tokio::sync::RwLock<()>>,
     /// Ends the health checks of this run.
     health_check: Mutex<Option<tokio_util::sync::CancellationToken>>,
 }

@@ -90,7 +90,7 @@ impl Containers {
         }
         let _changing = container.changing.lock().await;
         container.change(State::dead);
-        let _no_copies = container.files.lock().await;
+        let _no_copies = container.files.write().await;
         let record = container.record();
         let (containers, removing) = (self.clone(), container.clone());
         let removed = crate::blocking(move || containers.erase(&removing, options.volumes)).await;

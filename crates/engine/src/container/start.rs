@@ -72,10 +72,7 @@ impl Containers {
     async fn launch(&self, container: &Arc<Container>) -> Result<()> {
         let record = container.record();
         let (containers, target) = (self.clone(), container.clone());
-        let spec = {
-            let _no_copies = container.files.lock().await;
-            crate::blocking(move || containers.prepare(&target)).await?
-        };
+        let spec = crate::blocking(move || containers.prepare(&target)).await?;
         if let Some(log) = &container.log {
             log.begin().context(|| format!("write {}", log.path().display()))?;
         }

@@ -49,9 +49,10 @@ pub(crate) use digest::Sha256;
 pub(crate) use keyed::Keyed;
 pub(crate) use layers::{Hold, NewLayer};
 pub(crate) use outgoing::{ArchiveStream, Outgoing};
+pub(crate) use overlay::RootView;
 pub(crate) use tar::{
     Entry as TarEntry, Error as TarError, Kind as TarKind, Piece as TarPiece, Reader as TarReader,
 };
 pub(crate) use tree::{Room, disk_usage, remove_tree, sweep};
 pub(crate) use unpack::{CopyInto, Error as UnpackError, copy_into};
-pub(crate) use view::{View, bind};
+pub(crate) use view::bind;

@@ -52,9 +52,21 @@ struct Inner {
     /// Where roots are mounted.
     mounts: PathBuf,
     layers: Layers,
-    /// What each snapshot stands on. Its lock also keeps mounts and unmounts apart.
-    known: Mutex<HashMap<String, Vec<LayerId>>>,
+    /// Its lock also keeps mounts and unmounts apart.
+    known: Mutex<HashMap<String, Known>>,
     counter: AtomicU64,
+}
+
+/// A snapshot that is there.
+#[derive(Debug)]
+struct Known {
+    /// What it stands on, bottom first.
+    layers: Vec<LayerId>,
+    /// Its root is mounted for its container.
+    used: bool,
+    /// How many look at its root. They share the container's mount: the kernel does not say what becomes of
+    /// files when two overlays have one upper directory.
+    views: usize,
 }
 
 /// `snapshot.json`.
@@ -97,7 +109,8 @@ impl Snapshots {
                     if let Err(error) = layers.own(&id, &record.all()) {
                         tracing::error!("the container {id} cannot start any more: {error}");
                     }
-                    known.insert(id, record.layers);
+                    let used = is_mounted(&mounts.join(&id)).unwrap_or(false);
+                    known.insert(id, Known { layers: record.layers, used, views: 0 });
                 }
                 Ok(None) => tracing::error!("{} is missing", path.display()),
                 Err(error) => tracing::error!("{error}"),
@@ -142,7 +155,7 @@ impl Snapshots {
         let made = self.make(id, &record);
         match made {
             Ok(()) => {
-                known.insert(id.to_owned(), record.layers);
+                known.insert(id.to_owned(), Known { layers: record.layers, used: false, views: 0 });
             }
             Err(_) => inner.layers.disown(id),
         }
@@ -175,10 +188,14 @@ impl Snapshots {
     /// # Errors
     /// No such snapshot; the kernel refuses.
     pub fn mount(&self, id: &str) -> Result<PathBuf> {
-        let inner = &self.0;
-        let known = self.known();
-        let layers = known.get(id).ok_or_else(|| no_snapshot(id))?;
-        let target = inner.mounts.join(id);
+        self.mount_for(id, |known| known.used = true)
+    }
+
+    /// [`Snapshots::mount`] for whoever `note` notes.
+    fn mount_for(&self, id: &str, note: impl FnOnce(&mut Known)) -> Result<PathBuf> {
+        let mut known = self.known();
+        let known = known.get_mut(id).ok_or_else(|| no_snapshot(id))?;
+        let target = self.0.mounts.join(id);
         let prepared = || -> io::Result<bool> {
             match fs::create_dir(&target) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -186,12 +203,12 @@ impl Snapshots {
             }
             is_mounted(&target)
         };
-        if prepared().context(|| format!("prepare {}", target.display()))? {
-            return Ok(target);
+        if !prepared().context(|| format!("prepare {}", target.display()))? {
+            self.overlay(id, &known.layers)
+                .mount(&target)
+                .context(|| format!("mount the root of the container {id}"))?;
         }
-        self.overlay(id, layers)
-            .mount(&target)
-            .context(|| format!("mount the root of the container {id}"))?;
+        note(known);
         Ok(target)
     }
 
@@ -211,8 +228,7 @@ impl Snapshots {
     }
 
     /// The container's root as it is mounted, or would be, with what `inside` mounts in it; nobody else
-    /// sees these mounts. The root MUST NOT be mounted elsewhere while a view of one that is not lasts.
-    /// Blocks.
+    /// sees these mounts. The container may be started and end meanwhile, but MUST NOT be removed. Blocks.
     ///
     /// # Errors
     /// No such snapshot, those of `inside`, and what the kernel refuses.
@@ -220,20 +236,16 @@ impl Snapshots {
         &self,
         id: &str,
         inside: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send,
-    ) -> Result<View> {
-        let layers = self.layers_of(id)?;
-        View::of_mounts(|| {
-            let mut path = self.0.mounts.join(id);
-            if !is_mounted(&path).unwrap_or(false) {
-                path = self.0.directory.join(".empty");
-                let overlay = self.overlay(id, &layers);
-                overlay.mount(&path).context(|| format!("mount the root of the container {id}"))?;
-            }
+    ) -> Result<RootView> {
+        let path = self.mount_for(id, |known| known.views += 1)?;
+        let mounted = Mounted { snapshots: self.clone(), id: id.to_owned() };
+        let view = View::of_mounts(|| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root = open(&path, flags, Mode::empty()).context(|| format!("open {}", path.display()))?;
             inside(root.as_fd())?;
             Ok(path)
-        })
+        })?;
+        Ok(RootView { view, _mounted: mounted })
     }
 
     /// Where the files of an image of `layers` (bottom first) would be mounted by Docker's driver.
@@ -304,15 +316,26 @@ impl Snapshots {
     }
 
     fn layers_of(&self, id: &str) -> Result<Vec<LayerId>> {
-        self.known().get(id).cloned().ok_or_else(|| no_snapshot(id))
+        self.known().get(id).map(|known| known.layers.clone()).ok_or_else(|| no_snapshot(id))
     }
 
-    /// Unmounts the container's root, if it is mounted. Processes that still use it keep it alive.
+    /// Unmounts the container's root, if it is mounted: at once, or when nobody looks at it any more.
+    /// Processes that still use it keep it alive.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn unmount(&self, id: &str) -> Result<()> {
-        let _one_at_a_time = self.known();
+        self.unmount_for(id, |known| known.used = false)
+    }
+
+    fn unmount_for(&self, id: &str, note: impl FnOnce(&mut Known)) -> Result<()> {
+        let mut known = self.known();
+        if let Some(known) = known.get_mut(id) {
+            note(known);
+            if known.used || known.views > 0 {
+                return Ok(());
+            }
+        }
         let target = self.0.mounts.join(id);
         detach(&target).context(|| format!("unmount {}", target.display()))
     }
@@ -349,7 +372,7 @@ impl Snapshots {
     /// # Errors
     /// No such snapshot; files that cannot be read.
     pub fn size(&self, id: &str) -> Result<(u64, u64)> {
-        let layers = self.known().get(id).ok_or_else(|| no_snapshot(id))?.clone();
+        let layers = self.layers_of(id)?;
         let upper = self.upper(id);
         let changed = tree::disk_usage(&upper).context(|| format!("measure {}", upper.display()))?;
         let below: u64 =
@@ -359,7 +382,7 @@ impl Snapshots {
 
     /// Where the container's file system is, in the words of Docker's driver.
     pub fn graph_driver(&self, id: &str) -> GraphDriver {
-        let layers = self.known().get(id).cloned().unwrap_or_default();
+        let layers = self.layers_of(id).unwrap_or_default();
         let place = self.0.directory.join(id);
         let mut data = driver_data(
             &self.0.layers,
@@ -372,8 +395,38 @@ impl Snapshots {
         GraphDriver { data: Some(data), name: DRIVER.to_owned() }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Vec<LayerId>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What [`Snapshots::view`] shows.
+#[derive(Debug)]
+pub(crate) struct RootView {
+    view: View,
+    _mounted: Mounted,
+}
+
+impl RootView {
+    /// The root directory, open as a place.
+    pub(crate) fn root(&self) -> &OwnedFd {
+        self.view.root()
+    }
+}
+
+/// Keeps a container's root mounted for a view.
+#[derive(Debug)]
+struct Mounted {
+    snapshots: Snapshots,
+    id: String,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = self.snapshots.unmount_for(&self.id, |known| known.views -= 1);
+        if let Err(error) = unmounted {
+            tracing::warn!(container = self.id, "{error}");
+        }
     }
 }
 
@@ -708,7 +761,8 @@ mod tests {
             snapshots.create("c1", &[bottom, top], &[]).unwrap();
             let volume = tempfile::tempdir().unwrap();
             fs::write(volume.path().join("file"), "volume").unwrap();
-            let before = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+            let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
+            let before = mounts();
             let view = snapshots
                 .view("c1", |root| {
                     let place = rustix::fs::openat(root, "vol", OFlags::PATH, Mode::empty()).unwrap();
@@ -716,7 +770,9 @@ mod tests {
                     Ok(())
                 })
                 .unwrap();
-            assert_eq!(fs::read_to_string("/proc/thread-self/mounts").unwrap(), before);
+            // What is mounted in it is the holder's alone.
+            assert_eq!(mounts().lines().count(), before.lines().count() + 1);
+            assert!(!root.path().join("exec/rootfs/c1/vol/file").exists());
             let path = PathBuf::from(format!("/proc/self/fd/{}", view.root().as_raw_fd()));
             assert_eq!(fs::read_to_string(path.join("b")).unwrap(), "b");
             assert_eq!(fs::read_to_string(path.join("vol/file")).unwrap(), "volume");
@@ -725,6 +781,7 @@ mod tests {
             fs::write(path.join("new"), "new").unwrap();
             fs::remove_file(path.join("a")).unwrap();
             drop(view);
+            assert_eq!(mounts(), before);
             assert_eq!(fs::read_to_string(snapshots.upper("c1").join("new")).unwrap(), "new");
             let changes = snapshots.changes("c1").unwrap();
             assert_eq!(changes, [(b"/a".to_vec(), Change::Deleted), (b"/new".to_vec(), Change::Added)]);
@@ -734,7 +791,19 @@ mod tests {
             let path = PathBuf::from(format!("/proc/self/fd/{}", view.root().as_raw_fd()));
             fs::write(path.join("live"), "").unwrap();
             assert!(merged.join("live").exists());
+            // It may end, and start again on the same mount, as long as there is a view.
+            snapshots.unmount("c1").unwrap();
+            assert!(merged.join("live").exists());
+            snapshots.mount("c1").unwrap();
+            drop(view);
+            assert!(merged.join("live").exists());
+            let view = snapshots.view("c1", |_| Ok(())).unwrap();
+            snapshots.unmount("c1").unwrap();
+            drop(view);
+            assert_eq!(mounts(), before);
+            snapshots.mount("c1").unwrap();
             snapshots.remove("c1").unwrap();
+            assert_eq!(mounts(), before);
             assert!(snapshots.view("c1", |_| Ok(())).is_err());
         });
     }
