@@ -32,6 +32,7 @@ use std::{
     time::SystemTime,
 };
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -41,7 +42,7 @@ pub(crate) use remove::PRUNE_FILTERS;
 
 use crate::{
     container::random_id,
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, Kind, Result, errno_text},
     events::Events,
     snapshot::{self, Keyed},
     store::{self, Durability},
@@ -329,7 +330,10 @@ fn fill_part(path: &Path, subpath: &str, source: &OwnedFd) -> Result<()> {
         Some(_) => Ok(()),
         None => fill::fill(source, &place),
     };
-    fill().context(|| format!("fill {}", path.join(subpath).display())).map_err(failed)
+    fill().map_err(|error| {
+        let why = Errno::from_io_error(&error).map_or_else(|| error.to_string(), errno_text);
+        failed(Error::system(format!("fill {}: {why}", path.join(subpath).display())))
+    })
 }
 
 /// Reads a volume's record; `None` when the directory is none's.
@@ -436,13 +440,13 @@ mod tests {
         fs::write(root.join("file"), "").unwrap();
         let volumes = Volumes::open(directory.path(), Events::default()).unwrap();
         let name = volumes.acquire(named("data"), "c1").unwrap();
-        volumes.fill(&name, "c1", &root, "/srv").unwrap();
+        volumes.fill(&name, "", "c1", &root, "/srv").unwrap();
         assert_eq!(fs::read(volumes.path(&name).join("file")).unwrap(), b"from the image");
         fs::write(volumes.path(&name).join("file"), "changed").unwrap();
-        volumes.fill(&name, "c1", &root, "/srv").unwrap();
+        volumes.fill(&name, "", "c1", &root, "/srv").unwrap();
         assert_eq!(fs::read(volumes.path(&name).join("file")).unwrap(), b"changed");
         volumes.acquire(named("other"), "c1").unwrap();
-        let error = volumes.fill("other", "c1", &root, "/file").unwrap_err().to_string();
+        let error = volumes.fill("other", "", "c1", &root, "/file").unwrap_err().to_string();
         assert_eq!(error, format!("source {}/file is not directory", root.display()));
     }
 }
