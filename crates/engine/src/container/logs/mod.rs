@@ -32,8 +32,7 @@ pub(super) fn unreadable() -> Error {
 }
 
 /// Drivers of Docker that send logs elsewhere.
-const REMOTE_DRIVERS: &[&str] =
-    &["awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
+const REMOTE_DRIVERS: &[&str] = &["awslogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"];
 
 /// Options that any driver takes.
 const COMMON_OPTIONS: &[&str] = &["mode", "max-buffer-size"];
