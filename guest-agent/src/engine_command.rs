@@ -34,6 +34,10 @@ pub(crate) struct Options {
     /// A mirror of Docker Hub to ask first; can be repeated
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
+    /// Run containers with the subordinate users and groups of this one (see subuid(5)); "default" is the
+    /// user dockremap
+    #[arg(long, value_name = "USER[:GROUP]")]
+    userns_remap: Option<String>,
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: Level,
@@ -68,6 +72,7 @@ fn serve(options: Options) -> Result<()> {
         hosts: options.hosts,
         insecure_registries: options.insecure_registries,
         registry_mirrors: options.registry_mirrors,
+        userns_remap: options.userns_remap,
     }))?;
     Ok(())
 }

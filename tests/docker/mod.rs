@@ -19,6 +19,7 @@ mod restart;
 mod stats;
 mod system;
 mod under_load;
+mod userns;
 mod volumes;
 mod websocket;
 
@@ -43,6 +44,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("stats", stats::cases()),
         ("system", system::cases()),
         ("under_load", under_load::cases()),
+        ("userns", userns::cases()),
         ("volumes", volumes::cases()),
         ("websocket", websocket::cases()),
     ]

@@ -48,6 +48,7 @@ pub struct Case {
     timeout: Duration,
     alone: bool,
     images: bool,
+    options: &'static [&'static str],
 }
 
 #[derive(Clone)]
@@ -69,6 +70,7 @@ impl Case {
             timeout: TIMEOUT,
             alone: false,
             images: true,
+            options: &[],
         }
     }
 
@@ -82,6 +84,7 @@ impl Case {
             timeout: TIMEOUT,
             alone: true,
             images: false,
+            options: &[],
         }
     }
 
@@ -96,6 +99,14 @@ impl Case {
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    /// On an engine of its own that is started with these options, which mean the same to all kinds.
+    #[must_use]
+    pub fn with(mut self, options: &'static [&'static str]) -> Self {
+        self.alone = true;
+        self.options = options;
         self
     }
 
@@ -117,8 +128,11 @@ impl Case {
         match self.body {
             Body::OnProduct(body) => body(),
             Body::OnEngine(body) => {
-                let engine =
-                    if self.alone { Arc::new(engine::Engine::start(kind)?) } else { engine::shared(kind)? };
+                let engine = if self.alone {
+                    Arc::new(engine::Engine::start_with(kind, self.options)?)
+                } else {
+                    engine::shared(kind)?
+                };
                 if self.images {
                     engine.load_busybox()?;
                 }

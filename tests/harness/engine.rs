@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::archive::{self, Image};
 use crate::case::{Skip, told};
@@ -61,11 +61,18 @@ pub struct Engine {
     busybox: OnceLock<Result<(), String>>,
     registry: OnceLock<Result<Registry, String>>,
     folder: tempfile::TempDir,
+    options: &'static [&'static str],
 }
 
 impl Engine {
     /// Starts an engine of its own folder and namespaces, and waits until it answers.
     pub fn start(kind: Kind) -> Result<Self> {
+        Self::start_with(kind, &[])
+    }
+
+    /// The same with options of the engine's own; one in a machine has none.
+    pub fn start_with(kind: Kind, options: &'static [&'static str]) -> Result<Self> {
+        ensure!(options.is_empty() || kind != Kind::Machine, "the agent chooses the options of its engine");
         let client_program = places::docker()?;
         let folder = leftovers::folder()?;
         let (machine, namespace, socket) = if kind == Kind::Machine {
@@ -86,7 +93,11 @@ impl Engine {
             busybox: OnceLock::new(),
             registry: OnceLock::new(),
             folder,
+            options,
         };
+        if !options.is_empty() {
+            engine.give_subordinate_ids()?;
+        }
         if engine.machine.is_none() {
             engine.start_daemon()?;
         }
@@ -160,7 +171,7 @@ impl Engine {
                     .args(["--registry-mirror", MIRROR])
             }
         };
-        let daemon = program.timeout(FOR_EVER).spawn()?;
+        let daemon = program.args(self.options).timeout(FOR_EVER).spawn()?;
         let answered = wait::eventually_true("the engine answers", START, || {
             if daemon.has_ended() {
                 bail!("the engine ended before it answered");
@@ -173,6 +184,23 @@ impl Engine {
             return Err(error.context(format!("starting {}: {output}", self.kind)));
         }
         *self.daemon() = Some(daemon);
+        Ok(())
+    }
+
+    /// Makes the user and the group `dockremap` with subordinate IDs, seen in the namespace alone.
+    fn give_subordinate_ids(&self) -> Result<()> {
+        for (name, line) in [
+            ("passwd", "dockremap:x:105:110::/:/bin/false\n"),
+            ("group", "dockremap:x:110:\n"),
+            ("subuid", "dockremap:100000:65536\n"),
+            ("subgid", "dockremap:200000:65536\n"),
+        ] {
+            let place = Path::new("/etc").join(name);
+            let file = self.folder.path().join(name);
+            let before = std::fs::read_to_string(&place).with_context(|| format!("reading {place:?}"))?;
+            std::fs::write(&file, before + line).with_context(|| format!("writing {file:?}"))?;
+            self.namespace.program("mount").arg("--bind").args([&file, &place]).output()?.expect_code(0)?;
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ pub mod events;
 pub mod image;
 /// Opening what is at a path that somebody else chose.
 mod lookup;
+/// Mounts by descriptor.
 mod mounts;
 /// Networks a container can be in.
 pub mod network;
@@ -29,6 +30,8 @@ pub mod snapshot;
 pub mod store;
 /// The engine as a whole: what it is made of, its start and its end.
 pub mod system;
+/// Containers whose users are others outside of them.
+pub mod userns;
 /// Volumes: directories that outlive the containers that use them.
 mod volume;
 

@@ -39,7 +39,7 @@ impl Containers {
         let (outgoing, stream) = Outgoing::new();
         let containers = self.clone();
         tokio::task::spawn_blocking(move || {
-            let mut archive = ArchiveWriter::new(outgoing);
+            let mut archive = ArchiveWriter::with_owners(outgoing, files.owners());
             if let Err(error) = archive.tree(files.top(), b"") {
                 return archive.into_sink().fail(error);
             }

@@ -89,13 +89,13 @@ impl Containers {
         self.emit(&container, "archive-path", &[]);
         let (outgoing, stream) = Outgoing::new();
         tokio::task::spawn_blocking(move || {
-            let _files = files;
-            let mut archive = ArchiveWriter::new(outgoing);
+            let mut archive = ArchiveWriter::with_owners(outgoing, files.owners());
             match source.write(&mut archive) {
                 // A client that has left misses nothing.
                 Ok(()) => drop(archive.finish()),
                 Err(error) => archive.into_sink().fail(error),
             }
+            drop(files);
         });
         Ok((stat, stream))
     }
@@ -222,6 +222,7 @@ fn extract(
         destination: destination.as_os_str().as_bytes().to_vec(),
         keep_kinds: how.keep_kinds,
         owner,
+        owners: files.owners(),
     };
     let (_, plain) =
         decompress(archive).map_err(|error| Error::system("Error processing tar file").because(error))?;

@@ -16,6 +16,7 @@ use crate::{
     mounts, network,
     runtime::{in_root::Root, spec::MountSource},
     snapshot::{RootView, bind},
+    userns::Owners,
 };
 
 /// A container's root, running or not, that can be read and written whatever becomes of the container. As
@@ -59,6 +60,11 @@ impl Files {
         self.view.root()
     }
 
+    /// Whose files are whose.
+    pub(super) fn owners(&self) -> Owners {
+        self.view.owners()
+    }
+
     /// The same, to look paths up in.
     pub(super) fn root(&self) -> Result<Root> {
         let root = self.view.root().try_clone().context(|| "open the root of a container".to_owned())?;
@@ -71,9 +77,10 @@ impl Containers {
     pub(super) async fn bare_files(&self, container: &Arc<Container>) -> Result<Files> {
         let kept = container.files.clone().read_owned().await;
         let (snapshots, id) = (self.0.snapshots.clone(), container.id.clone());
+        let userns = self.userns_of(&container.record()).cloned();
         // Whatever becomes of who asked, the lock is held as long as there is a view.
         crate::blocking(move || {
-            let view = snapshots.view(&id, |_| Ok(()))?;
+            let view = snapshots.view(&id, userns.as_ref(), |_, _| Ok(()))?;
             Ok(Files { view, _volumes: None, _kept: kept })
         })
         .await
@@ -86,22 +93,31 @@ impl Containers {
         let (containers, container) = (self.clone(), container.clone());
         crate::blocking(move || {
             let volumes = HeldVolumes::new(&containers, &container);
-            let view = containers
-                .0
-                .snapshots
-                .view(&container.id, |root| containers.mount_files(&container, &volumes.user, root))?;
+            let mount = |root: BorrowedFd<'_>, owners: Owners| {
+                let mount = || containers.mount_files(&container, &volumes.user, root, owners);
+                owners.as_root(mount).context(|| "become the container's root".to_owned())?
+            };
+            let record = container.record();
+            let view = containers.0.snapshots.view(&container.id, containers.userns_of(&record), mount)?;
             Ok(Files { view, _volumes: Some(volumes), _kept: kept })
         })
         .await
     }
 
-    fn mount_files(&self, container: &Container, user: &str, root: BorrowedFd<'_>) -> Result<()> {
+    fn mount_files(
+        &self,
+        container: &Container,
+        user: &str,
+        root: BorrowedFd<'_>,
+        owners: Owners,
+    ) -> Result<()> {
         let record = container.record();
         let host = &record.host_config;
         let root = root.try_clone_to_owned().context(|| "open the root of a container".to_owned())?;
         let root = Root::from(root);
         let mounts = create::to_mount(host, &record.mounts)?;
-        let mut mounts = self.mount_volumes(&record, user, mounts)?;
+        let userns = self.0.userns.as_ref().filter(|_| owners.are_remapped());
+        let mut mounts = self.mount_volumes(&record, user, mounts, userns)?;
         // What is mounted in another mount comes after it.
         mounts.sort_by_key(|mount| mount.destination.components().count());
         for mount in &mounts {
@@ -124,7 +140,8 @@ impl Containers {
             let destination = Path::new(destination);
             // They are made when the container first starts.
             if path.exists() && !mounts.iter().any(|mount| mount.destination == destination) {
-                mount_one(&root, path, destination, host.readonly_rootfs, false)?;
+                let path = userns.map_or_else(|| path.clone(), |userns| userns.path(path));
+                mount_one(&root, &path, destination, host.readonly_rootfs, false)?;
             }
         }
         if host.readonly_rootfs {

@@ -80,6 +80,7 @@ use crate::{
     runtime::{Runtime, spec::Machine},
     snapshot::Snapshots,
     store::Durability,
+    userns::Userns,
     volume::{Parts, Volumes},
 };
 use exec::Exec;
@@ -106,6 +107,8 @@ struct Inner {
     snapshots: Snapshots,
     runtime: Runtime,
     machine: Machine,
+    /// For containers whose users are others outside of them.
+    userns: Option<Userns>,
     events: Events,
     index: RwLock<Index>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
@@ -227,6 +230,11 @@ impl Containers {
             }
             (None, _) => Err(no_such_container(name_or_id)),
         }
+    }
+
+    /// The user namespace of a container when it starts, if it is not the machine's.
+    fn userns_of(&self, record: &Record) -> Option<&Userns> {
+        self.0.userns.as_ref().filter(|_| record.host_config.userns_mode != "host")
     }
 
     /// Every container, in no order that means anything.

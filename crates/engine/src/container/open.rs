@@ -18,6 +18,7 @@ use crate::{
     image::{ImageUser, Images},
     runtime::{Held, Runtime, spec::Machine},
     snapshot::Snapshots,
+    userns::Userns,
     volume::{Parts, Volumes},
 };
 
@@ -36,11 +37,13 @@ impl Containers {
         volumes: Volumes,
         runtime: Runtime,
         held: Vec<Held>,
+        userns: Option<Userns>,
         events: Events,
     ) -> Result<Self> {
         let root = data_root.join("containers");
         fs::create_dir_all(&root).context(|| format!("create {}", root.display()))?;
-        let machine = Machine::read(runtime.cgroups()).context(|| "look at this machine".to_owned())?;
+        let mut machine = Machine::read(runtime.cgroups()).context(|| "look at this machine".to_owned())?;
+        machine.remap = userns.as_ref().map(|userns| userns.remap);
         let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
         let containers = Self(Arc::new(Inner {
             volumes,
@@ -52,6 +55,7 @@ impl Containers {
             snapshots,
             runtime,
             machine,
+            userns,
             events,
             index: Default::default(),
             execs: Default::default(),

@@ -16,6 +16,7 @@ use crate::{
         self, Stdio,
         spec::{self, ExecRequest, Files, Join, Request, User},
     },
+    userns::Userns,
 };
 
 impl Containers {
@@ -110,7 +111,8 @@ impl Containers {
         let mode = network::mode(host).map_err(|error| {
             Error::new(error.kind(), "failed to set up container networking").because(error)
         })?;
-        let rootfs = self.0.snapshots.mount(&container.id)?;
+        let userns = self.userns_of(&record);
+        let rootfs = self.0.snapshots.mount(&container.id, userns)?;
         let mut config = record.config.clone();
         let files = match &mode {
             // They share the network and what names it.
@@ -128,23 +130,22 @@ impl Containers {
         };
         let join = self.join(container, &mode)?;
         let mounts = create::to_mount(host, &record.mounts)?;
-        let mounts = self.mount_volumes(&record, &record.id, mounts)?;
+        let mounts = self.mount_volumes(&record, &record.id, mounts, userns)?;
         for mount in &mounts {
             mount.prepare()?;
         }
         let user =
             User::resolve(&rootfs, &record.config.user, host.group_add.as_deref().unwrap_or_default())?;
+        let files = [&files.hosts, &files.hostname, &files.resolv_conf]
+            .map(|path| userns.map_or_else(|| path.clone(), |userns| userns.path(path)));
+        let [hosts, hostname, resolv_conf] = &files;
         let request = Request {
             id: &container.id,
             config: &config,
             host,
             rootfs: &rootfs,
             user: &user,
-            files: Files {
-                hosts: Some(&files.hosts),
-                hostname: Some(&files.hostname),
-                resolv_conf: Some(&files.resolv_conf),
-            },
+            files: Files { hosts: Some(hosts), hostname: Some(hostname), resolv_conf: Some(resolv_conf) },
             mounts: &mounts,
             join,
             program: &self.0.program,
@@ -156,7 +157,7 @@ impl Containers {
     fn join(&self, container: &Container, mode: &network::Mode) -> Result<Join> {
         let record = container.record();
         let mut join = Join::default();
-        let namespace = |other: &str, what: &str, file: &str| -> Result<(Arc<Container>, PathBuf)> {
+        let mut namespace = |other: &str, what: &str, file: &str| -> Result<(Arc<Container>, PathBuf)> {
             let other = self.get(other)?;
             let state = other.state();
             let pid = state.pid().ok_or_else(|| {
@@ -166,6 +167,10 @@ impl Containers {
                     state.word(),
                 ))
             })?;
+            if self.userns_of(&record).is_some() {
+                // Who has rights over the one namespace has them over the other.
+                join.user = Some(format!("/proc/{pid}/ns/user").into());
+            }
             Ok((other, format!("/proc/{pid}/ns/{file}").into()))
         };
         if let network::Mode::Container(other) = mode {
@@ -203,7 +208,11 @@ impl Containers {
         let path = self.shm(container);
         let what = || format!("make {}", path.display());
         std::fs::create_dir_all(&path).context(what)?;
-        let options = format!("mode=1777,size={}", container.record().host_config.shm_size);
+        let record = container.record();
+        let mut options = format!("mode=1777,size={}", record.host_config.shm_size);
+        if let Some(Userns { remap, .. }) = self.userns_of(&record) {
+            options.push_str(&format!(",uid={},gid={}", remap.uids.first, remap.gids.first));
+        }
         let options = std::ffi::CString::new(options).context(what)?;
         let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount("shm", &path, "tmpfs", flags, Some(options.as_c_str())).context(what)?;
@@ -247,10 +256,10 @@ impl Containers {
 
     async fn user(&self, container: &Arc<Container>, user: &str) -> Result<User> {
         let record = container.record();
-        let snapshots = self.0.snapshots.clone();
+        let (snapshots, userns) = (self.0.snapshots.clone(), self.userns_of(&record).cloned());
         let user = user.to_owned();
         crate::blocking(move || {
-            let rootfs = snapshots.mount(&record.id)?;
+            let rootfs = snapshots.mount(&record.id, userns.as_ref())?;
             let groups = record.host_config.group_add.as_deref().unwrap_or_default();
             User::resolve(&rootfs, &user, groups)
         })

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     runtime::spec::{MountSource, RequestedMount, mounts},
+    userns::Userns,
 };
 
 impl Containers {
@@ -35,8 +36,9 @@ impl Containers {
     }
 
     /// Makes the volumes and mounted images of a container ready for `user`, and puts where their files are
-    /// in their place among `mounts`. The user is the container's ID when it is about to start, another word
-    /// for whoever else needs its files; [`Containers::unmount_volumes`] gives them back.
+    /// in their place among `mounts`, with the owners that they have in `userns`. The user is the container's
+    /// ID when it is about to start, another word for whoever else needs its files;
+    /// [`Containers::unmount_volumes`] gives them back.
     ///
     /// # Errors
     /// A volume that cannot be mounted, a part that it does not have; in Docker's words.
@@ -45,15 +47,19 @@ impl Containers {
         record: &Record,
         user: &str,
         mut mounts: Vec<RequestedMount>,
+        userns: Option<&Userns>,
     ) -> Result<Vec<RequestedMount>> {
         for mount in &mut mounts {
             if let MountSource::Image { subpath, .. } = &mount.source {
-                let path = self.mount_image(record, user, &mount.destination, subpath)?;
+                let path = self.mount_image(record, user, &mount.destination, subpath, userns)?;
                 mount.source = MountSource::Bind { path, create: false };
                 continue;
             }
             let MountSource::Volume { name: Some(name), subpath, .. } = &mount.source else { continue };
             let mut path = self.0.volumes.mount(name, user)?;
+            if let Some(userns) = userns {
+                path = userns.path(&path);
+            }
             if !subpath.is_empty() {
                 path = self.0.parts.make(user, &path, subpath)?;
             }
@@ -71,7 +77,14 @@ impl Containers {
     }
 
     /// Mounts what a container shows of an image at `destination`, and says where.
-    fn mount_image(&self, record: &Record, user: &str, destination: &Path, subpath: &str) -> Result<PathBuf> {
+    fn mount_image(
+        &self,
+        record: &Record,
+        user: &str,
+        destination: &Path,
+        subpath: &str,
+        userns: Option<&Userns>,
+    ) -> Result<PathBuf> {
         let mut mounts = record.mounts.iter();
         let mount = mounts.find(|mount| Path::new(&mount.point.destination) == destination);
         let image = mount.and_then(|mount| mount.image.as_ref());
@@ -79,7 +92,7 @@ impl Containers {
             Error::system(format!("nobody knows the image mounted at {}", destination.display()))
         })?;
         let whole = self.0.parts.make_directory(user)?;
-        self.0.snapshots.mount_image(&image.layers, &whole)?;
+        self.0.snapshots.mount_image(&image.layers, userns, &whole)?;
         if subpath.is_empty() { Ok(whole) } else { self.0.parts.make(user, &whole, subpath) }
     }
 

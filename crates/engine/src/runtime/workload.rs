@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, Mount, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::spec::capabilities::mask;
@@ -29,10 +29,6 @@ pub(crate) struct Workload {
     pub(crate) filter: Option<String>,
     /// Rows and columns of the terminal, if the process has one.
     pub(crate) terminal: Option<(u16, u16)>,
-    /// Mount points in the container whose propagation is set, in order.
-    pub(crate) propagation: Vec<(PathBuf, Propagation)>,
-    /// Mount points that become read-only when all that is below them is mounted.
-    pub(crate) sealed: Vec<PathBuf>,
 }
 
 /// The five sets, a bit for each capability by its number.
@@ -51,35 +47,6 @@ pub(crate) struct Limit {
     pub(crate) resource: PosixRlimitType,
     pub(crate) soft: u64,
     pub(crate) hard: u64,
-}
-
-/// How mounts and unmounts below a mount point spread, `mount(2)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Propagation {
-    pub(crate) kind: PropagationKind,
-    pub(crate) recursive: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum PropagationKind {
-    Private,
-    Slave,
-    Shared,
-}
-
-impl Propagation {
-    pub(crate) fn parse(option: &str) -> Option<Self> {
-        let (kind, recursive) = match option {
-            "private" => (PropagationKind::Private, false),
-            "rprivate" => (PropagationKind::Private, true),
-            "slave" => (PropagationKind::Slave, false),
-            "rslave" => (PropagationKind::Slave, true),
-            "shared" => (PropagationKind::Shared, false),
-            "rshared" => (PropagationKind::Shared, true),
-            _ => return None,
-        };
-        Some(Self { kind, recursive })
-    }
 }
 
 impl Workload {
@@ -103,8 +70,6 @@ impl Workload {
             no_new_privileges: process.no_new_privileges() == Some(true),
             filter: None,
             terminal: process.terminal().unwrap_or(false).then_some(size),
-            propagation: Vec::new(),
-            sealed: Vec::new(),
         };
         process.set_capabilities(None);
         process.set_rlimits(None);
@@ -119,42 +84,11 @@ impl Workload {
         let mut workload = Self::split_off(&mut process);
         workload.makes_directory = true;
         spec.set_process(Some(process));
-        let points: Vec<PathBuf> =
-            spec.mounts().iter().flatten().map(|mount| mount.destination().clone()).collect();
-        for mount in spec.mounts_mut().iter_mut().flatten() {
-            if holds_others(mount, &points) {
-                workload.sealed.extend(make_writable(mount));
-            }
-            let Some(options) = mount.options().clone() else { continue };
-            let (chosen, others): (Vec<_>, Vec<_>) =
-                options.into_iter().partition(|option| Propagation::parse(option).is_some());
-            let path = mount.destination().clone();
-            workload
-                .propagation
-                .extend(chosen.iter().filter_map(|name| Some((path.clone(), Propagation::parse(name)?))));
-            mount.set_options(Some(others));
-        }
         if let Some(linux) = spec.linux_mut() {
             linux.set_seccomp(None);
         }
         Some(workload)
     }
-}
-
-/// Whether mount points have to be made on it.
-fn holds_others(mount: &Mount, points: &[PathBuf]) -> bool {
-    let path = mount.destination();
-    mount.typ().as_deref() == Some("tmpfs")
-        && points.iter().any(|point| point != path && point.starts_with(path))
-}
-
-/// Takes the option `ro` away; returns the path if it was there.
-fn make_writable(mount: &mut Mount) -> Option<PathBuf> {
-    let options = mount.options().clone()?;
-    let writable: Vec<String> = options.iter().filter(|option| *option != "ro").cloned().collect();
-    let sealed = writable.len() < options.len();
-    mount.set_options(Some(writable));
-    sealed.then(|| mount.destination().clone())
 }
 
 impl CapabilityMasks {
@@ -191,12 +125,6 @@ mod tests {
                 "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}],
                 "noNewPrivileges": false
             },
-            "mounts": [
-                {"destination": "/sys/fs/cgroup", "type": "tmpfs", "options": ["ro", "nosuid"]},
-                {"destination": "/sys/fs/cgroup/cpu", "type": "bind", "options": ["rbind", "ro"]},
-                {"destination": "/tmp", "type": "tmpfs", "options": ["ro"]},
-                {"destination": "/data", "type": "bind", "options": ["rbind", "rslave"]}
-            ],
             "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}
         }))
         .unwrap();
@@ -207,16 +135,10 @@ mod tests {
         assert_eq!(workload.capabilities.effective, 1);
         assert_eq!(workload.capabilities.ambient, 0);
         assert_eq!((workload.limits[0].soft, workload.limits[0].hard), (1, 2));
-        assert_eq!(workload.sealed, [PathBuf::from("/sys/fs/cgroup")]);
-        let slave = Propagation { kind: PropagationKind::Slave, recursive: true };
-        assert_eq!(workload.propagation, [("/data".into(), slave)]);
 
         let rest = serde_json::to_value(&spec).unwrap();
         assert!(rest["process"].get("args").is_none());
         assert!(rest["process"].get("capabilities").is_none());
         assert!(rest["linux"].get("seccomp").is_none());
-        assert_eq!(rest["mounts"][0]["options"], json!(["nosuid"]));
-        assert_eq!(rest["mounts"][2]["options"], json!(["ro"]));
-        assert_eq!(rest["mounts"][3]["options"], json!(["rbind"]));
     }
 }

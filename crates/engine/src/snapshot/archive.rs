@@ -21,7 +21,7 @@ use super::{
     unpack::through_proc,
     walk::{Found, join, walk},
 };
-use crate::lookup;
+use crate::{lookup, userns::Owners};
 
 /// Tar's unit.
 const BLOCK: usize = 512;
@@ -45,6 +45,7 @@ pub(crate) struct ArchiveWriter<W> {
     linked_bytes: usize,
     buffer: Vec<u8>,
     members: u64,
+    owners: Owners,
 }
 
 /// What a header says.
@@ -60,7 +61,13 @@ struct Header<'a> {
 impl<W: Write> ArchiveWriter<W> {
     pub(crate) fn new(sink: W) -> Self {
         let linked = HashMap::new();
-        Self { sink, linked, linked_bytes: 0, buffer: vec![0; BUFFER], members: 0 }
+        let owners = Owners::default();
+        Self { sink, linked, linked_bytes: 0, buffer: vec![0; BUFFER], members: 0, owners }
+    }
+
+    /// The same with the owners that a container knows, not those of the files as they are mounted.
+    pub(crate) fn with_owners(sink: W, owners: Owners) -> Self {
+        Self { owners, ..Self::new(sink) }
     }
 
     /// Adds all that is in the directory `top`, under names that begin with `prefix`, a path without a
@@ -222,8 +229,9 @@ impl<W: Write> ArchiveWriter<W> {
         put_name(&mut block, 0, header.path);
         put_name(&mut block, 157, header.link);
         block.set_mode(stat.st_mode & 0o7777);
-        block.set_uid(stat.st_uid.into());
-        block.set_gid(stat.st_gid.into());
+        let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
+        block.set_uid(uid.into());
+        block.set_gid(gid.into());
         block.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
         block.set_size(header.size);
         if matches!(header.kind, tar::EntryType::Char | tar::EntryType::Block) {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{Mode, OFlags, Stat, fstat, open, stat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     error::{Context, Error, Kind, Result},
     mounts, store,
+    userns::{Owners, Userns},
 };
 
 /// The longest string that `fsconfig` takes, in bytes.
@@ -183,16 +184,17 @@ impl Snapshots {
         fs::rename(&making, &place).context(|| format!("create {}", place.display()))
     }
 
-    /// Mounts the container's root, unless it is, and says where.
+    /// Mounts the container's root, unless it is, and says where: with the owners that are on disk, or
+    /// those of `userns`.
     ///
     /// # Errors
     /// No such snapshot; the kernel refuses.
-    pub fn mount(&self, id: &str) -> Result<PathBuf> {
-        self.mount_for(id, |known| known.used = true)
+    pub(crate) fn mount(&self, id: &str, userns: Option<&Userns>) -> Result<PathBuf> {
+        self.mount_for(id, userns, |known| known.used = true)
     }
 
     /// [`Snapshots::mount`] for whoever `note` notes.
-    fn mount_for(&self, id: &str, note: impl FnOnce(&mut Known)) -> Result<PathBuf> {
+    fn mount_for(&self, id: &str, userns: Option<&Userns>, note: impl FnOnce(&mut Known)) -> Result<PathBuf> {
         let mut known = self.known();
         let known = known.get_mut(id).ok_or_else(|| no_snapshot(id))?;
         let target = self.0.mounts.join(id);
@@ -204,9 +206,8 @@ impl Snapshots {
             is_mounted(&target)
         };
         if !prepared().context(|| format!("prepare {}", target.display()))? {
-            self.overlay(id, &known.layers)
-                .mount(&target)
-                .context(|| format!("mount the root of the container {id}"))?;
+            let overlay = self.overlay(id, &known.layers);
+            mount_in(userns, overlay, &target).context(|| format!("mount the root of the container {id}"))?;
         }
         note(known);
         Ok(target)
@@ -227,25 +228,32 @@ impl Snapshots {
         layers.iter().rev().map(|layer| self.0.layers.path(*layer)).collect()
     }
 
-    /// The container's root as it is mounted, or would be, with what `inside` mounts in it; nobody else
-    /// sees these mounts. The container may be started and end meanwhile, but MUST NOT be removed. Blocks.
+    /// The container's root as it is mounted, or would be in `userns`, with what `inside` mounts in it, who
+    /// is told whose files its are; nobody else sees these mounts. The container may be started and end
+    /// meanwhile, but MUST NOT be removed. Blocks.
     ///
     /// # Errors
     /// No such snapshot, those of `inside`, and what the kernel refuses.
     pub(crate) fn view(
         &self,
         id: &str,
-        inside: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send,
+        userns: Option<&Userns>,
+        inside: impl FnOnce(BorrowedFd<'_>, Owners) -> Result<()> + Send,
     ) -> Result<RootView> {
-        let path = self.mount_for(id, |known| known.views += 1)?;
+        let path = self.mount_for(id, userns, |known| known.views += 1)?;
         let mounted = Mounted { snapshots: self.clone(), id: id.to_owned() };
+        let mut owners = Owners::default();
         let view = View::of_mounts(|| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root = open(&path, flags, Mode::empty()).context(|| format!("open {}", path.display()))?;
-            inside(root.as_fd())?;
+            let owner_of = |stat: Stat| (stat.st_uid, stat.st_gid);
+            let stored = stat(self.upper(id)).context(|| format!("look at the root of {id}"))?;
+            let shown = fstat(&root).context(|| format!("look at {}", path.display()))?;
+            owners = Owners::between(owner_of(stored), owner_of(shown));
+            inside(root.as_fd(), owners)?;
             Ok(path)
         })?;
-        Ok(RootView { view, _mounted: mounted })
+        Ok(RootView { view, owners, _mounted: mounted })
     }
 
     /// Where the files of an image of `layers` (bottom first) would be mounted by Docker's driver.
@@ -258,7 +266,12 @@ impl Snapshots {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(crate) fn mount_image(&self, layers: &[LayerId], target: &Path) -> Result<()> {
+    pub(crate) fn mount_image(
+        &self,
+        layers: &[LayerId],
+        userns: Option<&Userns>,
+        target: &Path,
+    ) -> Result<()> {
         let mut lower = self.lower(layers);
         let empty = self.0.directory.join(".empty");
         let mount = || match lower.len() {
@@ -269,7 +282,7 @@ impl Snapshots {
             count => {
                 // The kernel wants two at least.
                 lower.extend((count == 1).then_some(empty));
-                Overlay { lower, upper: None }.mount(target)
+                mount_in(userns, Overlay { lower, upper: None }, target)
             }
         };
         mount().context(|| format!("mount an image at {}", target.display()))
@@ -404,6 +417,7 @@ impl Snapshots {
 #[derive(Debug)]
 pub(crate) struct RootView {
     view: View,
+    owners: Owners,
     _mounted: Mounted,
 }
 
@@ -411,6 +425,11 @@ impl RootView {
     /// The root directory, open as a place.
     pub(crate) fn root(&self) -> &OwnedFd {
         self.view.root()
+    }
+
+    /// Whose files are whose.
+    pub(crate) fn owners(&self) -> Owners {
+        self.owners
     }
 }
 
@@ -486,7 +505,22 @@ struct Upper {
     work: PathBuf,
 }
 
+/// Mounts an overlay with the owners that are on disk, or those of `userns`.
+fn mount_in(userns: Option<&Userns>, mut overlay: Overlay, target: &Path) -> io::Result<()> {
+    let Some(userns) = userns else { return overlay.mount(target) };
+    overlay.remap(userns);
+    // What the kernel makes for the overlay, it makes as whoever mounts it.
+    userns.remap.owners().as_root(|| overlay.mount(target))?
+}
+
 impl Overlay {
+    fn remap(&mut self, userns: &Userns) {
+        let upper = self.upper.iter_mut().flat_map(|upper| [&mut upper.directory, &mut upper.work]);
+        for path in self.lower.iter_mut().chain(upper) {
+            *path = userns.path(path);
+        }
+    }
+
     fn mount(&self, target: &Path) -> io::Result<()> {
         match self.mount_by_steps(target) {
             // Linux before 6.7 does not know `lowerdir+`, before 5.2 nothing of this.
@@ -650,8 +684,8 @@ mod tests {
             let name = |path: &Path| path.to_string_lossy().into_owned();
             fs::set_permissions(layers.path(top), fs::Permissions::from_mode(0o711)).unwrap();
             snapshots.create("c1", &[bottom, top], &[]).unwrap();
-            let merged = snapshots.mount("c1").unwrap();
-            assert_eq!(snapshots.mount("c1").unwrap(), merged);
+            let merged = snapshots.mount("c1", None).unwrap();
+            assert_eq!(snapshots.mount("c1", None).unwrap(), merged);
             assert_eq!(fs::read_to_string(merged.join("etc/kept")).unwrap(), "kept");
             assert!(!merged.join("etc/gone").exists());
             let listed: Vec<_> =
@@ -680,11 +714,11 @@ mod tests {
             snapshots.unmount("c1").unwrap();
             assert!(!merged.exists());
             // What was written is there the next time.
-            let merged = snapshots.mount("c1").unwrap();
+            let merged = snapshots.mount("c1", None).unwrap();
             assert_eq!(fs::read_to_string(merged.join("written")).unwrap(), "12345");
             snapshots.remove("c1").unwrap();
             snapshots.remove("c1").unwrap();
-            assert!(snapshots.mount("c1").is_err());
+            assert!(snapshots.mount("c1", None).is_err());
         });
     }
 
@@ -700,7 +734,7 @@ mod tests {
                 chain.push(id);
             }
             snapshots.create("many", &chain, &[]).unwrap();
-            let merged = snapshots.mount("many").unwrap();
+            let merged = snapshots.mount("many", None).unwrap();
             assert_eq!(fs::read_dir(merged).unwrap().count(), 130);
             snapshots.remove("many").unwrap();
             // The same by the older system call, of which fewer fit.
@@ -717,7 +751,7 @@ mod tests {
             assert_eq!(fs::read_dir(&target).unwrap().count(), 130);
             detach(&target).unwrap();
             snapshots.create("none", &[], &[]).unwrap();
-            let merged = snapshots.mount("none").unwrap();
+            let merged = snapshots.mount("none", None).unwrap();
             fs::write(merged.join("first"), "").unwrap();
             snapshots.remove("none").unwrap();
         });
@@ -731,7 +765,7 @@ mod tests {
             let layer = unpack(&layers, &[], Archive::default().file("a", b"a"));
             for id in ["kept", "lost"] {
                 snapshots.create(id, &[layer], &[]).unwrap();
-                let merged = snapshots.mount(id).unwrap();
+                let merged = snapshots.mount(id, None).unwrap();
                 fs::write(merged.join("state"), id).unwrap();
             }
             drop((layers, snapshots));
@@ -764,7 +798,7 @@ mod tests {
             let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
             let before = mounts();
             let view = snapshots
-                .view("c1", |root| {
+                .view("c1", None, |root, _| {
                     let place = rustix::fs::openat(root, "vol", OFlags::PATH, Mode::empty()).unwrap();
                     super::super::bind(volume.path(), place.as_fd(), true, true).unwrap();
                     Ok(())
@@ -786,25 +820,25 @@ mod tests {
             let changes = snapshots.changes("c1").unwrap();
             assert_eq!(changes, [(b"/a".to_vec(), Change::Deleted), (b"/new".to_vec(), Change::Added)]);
             // The same through the mount of a container that runs.
-            let merged = snapshots.mount("c1").unwrap();
-            let view = snapshots.view("c1", |_| Ok(())).unwrap();
+            let merged = snapshots.mount("c1", None).unwrap();
+            let view = snapshots.view("c1", None, |_, _| Ok(())).unwrap();
             let path = PathBuf::from(format!("/proc/self/fd/{}", view.root().as_raw_fd()));
             fs::write(path.join("live"), "").unwrap();
             assert!(merged.join("live").exists());
             // It may end, and start again on the same mount, as long as there is a view.
             snapshots.unmount("c1").unwrap();
             assert!(merged.join("live").exists());
-            snapshots.mount("c1").unwrap();
+            snapshots.mount("c1", None).unwrap();
             drop(view);
             assert!(merged.join("live").exists());
-            let view = snapshots.view("c1", |_| Ok(())).unwrap();
+            let view = snapshots.view("c1", None, |_, _| Ok(())).unwrap();
             snapshots.unmount("c1").unwrap();
             drop(view);
             assert_eq!(mounts(), before);
-            snapshots.mount("c1").unwrap();
+            snapshots.mount("c1", None).unwrap();
             snapshots.remove("c1").unwrap();
             assert_eq!(mounts(), before);
-            assert!(snapshots.view("c1", |_| Ok(())).is_err());
+            assert!(snapshots.view("c1", None, |_, _| Ok(())).is_err());
         });
     }
 

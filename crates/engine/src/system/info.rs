@@ -152,6 +152,9 @@ impl Engine {
         if cgroup_version == 2 {
             options.push("name=cgroupns".to_owned());
         }
+        if self.config.userns_remap.is_some() {
+            options.push("name=userns".to_owned());
+        }
         options
     }
 }

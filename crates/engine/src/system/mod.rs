@@ -25,6 +25,7 @@ use crate::{
     runtime::Runtime,
     snapshot::{Layers, Snapshots},
     store::{self, Durability},
+    userns::{Remap, Userns},
     volume::Volumes,
 };
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// Asked before Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// Whose subordinate users and groups are those of containers; see [`Remap::parse`].
+    pub userns_remap: Option<String>,
 }
 
 /// A running engine.
@@ -128,6 +131,10 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
     let (data_root, exec_root) = (&config.data_root, &config.exec_root);
     let identity = identity(&config)?;
     let events = Events::default();
+    let userns = match &config.userns_remap {
+        Some(text) => Some(Userns::open(Remap::parse(text)?, data_root, exec_root)?),
+        None => None,
+    };
     let layers = Layers::open(data_root)?;
     let snapshots = Snapshots::open(data_root, exec_root, layers.clone())?;
     let registry = RegistryOptions {
@@ -146,6 +153,7 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
         volumes.clone(),
         runtime.clone(),
         held,
+        userns,
         events.clone(),
     )
     .await?;

@@ -278,7 +278,7 @@ impl Containers {
             if fill {
                 let root = match &root {
                     Some(root) => root,
-                    None => root.insert(snapshots.mount(&record.id)?),
+                    None => root.insert(snapshots.mount(&record.id, None)?),
                 };
                 let MountPoint { name, destination, .. } = &mount.point;
                 volumes.fill(name, &mount.subpath, &record.id, root, destination).map_err(

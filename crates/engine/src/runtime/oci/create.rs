@@ -4,17 +4,19 @@
 use std::{
     convert::Infallible,
     fs::File,
+    io,
     os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
 use libcgroups::common::{CgroupConfig, CgroupManager, ControllerOpt, create_cgroup_manager};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::{fs::OFlags, process::Pid};
 
 use super::{
     last_steps::LastSteps,
     loopback,
+    outside::Outside,
     process::{self, Reason, TerminalWay, because},
     root,
 };
@@ -22,6 +24,7 @@ use crate::{
     error::{Context, Error, Result},
     mounts,
     runtime::{cgroup::Cgroups, in_root::Root},
+    userns::{Range, Remap},
 };
 
 /// What the first process is made in.
@@ -37,6 +40,14 @@ pub(super) struct Container<'a> {
 struct Namespaces {
     new: libc::c_int,
     joined: Vec<(libc::c_int, File)>,
+    /// That of users, which all others belong to.
+    users: Option<Users>,
+}
+
+/// A namespace of users.
+enum Users {
+    New(Remap),
+    Joined(File),
 }
 
 impl Namespaces {
@@ -51,6 +62,15 @@ impl Namespaces {
                 LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
                 LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
                 LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+                LinuxNamespaceType::User => {
+                    all.users = Some(match namespace.path() {
+                        None => Users::New(remap(spec)?),
+                        Some(path) => {
+                            Users::Joined(File::open(path).context(|| format!("open {}", path.display()))?)
+                        }
+                    });
+                    continue;
+                }
                 other => return Err(Error::not_implemented(format!("a namespace of the kind {other}"))),
             };
             match namespace.path() {
@@ -67,6 +87,19 @@ impl Namespaces {
     fn is_new(&self, flag: libc::c_int) -> bool {
         self.new & flag != 0
     }
+}
+
+/// Which users of the machine a container's are.
+pub(super) fn remap(spec: &Spec) -> Result<Remap> {
+    let linux = spec.linux().as_ref();
+    let range = |mappings: Option<&Vec<LinuxIdMapping>>| match mappings.map(Vec::as_slice) {
+        Some([one]) if one.container_id() == 0 => Ok(Range { first: one.host_id(), count: one.size() }),
+        _ => Err(Error::not_implemented("users that are mapped otherwise than as one range from 0 on")),
+    };
+    Ok(Remap {
+        uids: range(linux.and_then(|linux| linux.uid_mappings().as_ref()))?,
+        gids: range(linux.and_then(|linux| linux.gid_mappings().as_ref()))?,
+    })
 }
 
 impl<'a> Container<'a> {
@@ -111,6 +144,18 @@ impl<'a> Container<'a> {
         let process = process.ok_or_else(|| Error::invalid("the specification has no process"))?;
         process::prepare(process)?;
         let terminal = TerminalWay::of(process)?;
+        let outside = Outside::open(self.spec)
+            .map_err(|reason| Error::system(format!("error during container init: {reason}")))?;
+        if let Some(users) = &self.namespaces.users {
+            steps.prepare_for_other_users(remap(self.spec)?)?;
+            match users {
+                Users::New(remap) => {
+                    remap.make_namespace().and_then(|users| Ok(join(users, libc::CLONE_NEWUSER)?))
+                }
+                Users::Joined(file) => join(file, libc::CLONE_NEWUSER).map_err(io::Error::from),
+            }
+            .context(|| "enter the namespace of users".to_owned())?;
+        }
         // Only a child is ever in another namespace of pids.
         if let Some((flag, file)) =
             self.namespaces.joined.iter().find(|(flag, _)| *flag == libc::CLONE_NEWPID)
@@ -123,7 +168,7 @@ impl<'a> Container<'a> {
         // has one thread, so that the child may do whatever its parent may.
         match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
             -1 => Err(process::last_error()).context(|| "make the container's namespaces".to_owned()),
-            0 => process::run(steps, || self.become_program(steps, terminal.as_ref())),
+            0 => process::run(steps, || self.become_program(steps, &outside, terminal.as_ref())),
             pid => {
                 let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
                 Ok((pid.ok_or_else(|| Error::system("the process has no number"))?, terminal))
@@ -135,10 +180,14 @@ impl<'a> Container<'a> {
     fn become_program(
         &self,
         steps: &LastSteps,
+        outside: &Outside,
         terminal: Option<&TerminalWay>,
     ) -> std::result::Result<Infallible, Reason> {
         let process = self.spec.process().as_ref().ok_or("the specification has no process")?;
         process::enter_groups(&self.doors)?;
+        if self.namespaces.users.is_some() {
+            process::become_root().map_err(because("becoming the container's root"))?;
+        }
         for (flag, file) in self.namespaces.joined.iter().filter(|(flag, _)| *flag != libc::CLONE_NEWPID) {
             join(file, *flag).map_err(because("joining a namespace"))?;
         }
@@ -161,7 +210,7 @@ impl<'a> Container<'a> {
             loopback::bring_up()
                 .map_err(|error| format!("error bringing up the loopback interface: {error}"))?;
         }
-        root::enter(self.spec)?;
+        root::enter(self.spec, outside)?;
         if let Some(terminal) = terminal {
             let slave = terminal.take_terminal().map_err(because("opening a terminal"))?;
             show_console(&slave).map_err(because("mounting /dev/console"))?;
@@ -171,9 +220,9 @@ impl<'a> Container<'a> {
     }
 }
 
-fn join(namespace: &File, flag: libc::c_int) -> std::result::Result<(), rustix::io::Errno> {
+fn join(namespace: impl AsFd, flag: libc::c_int) -> std::result::Result<(), rustix::io::Errno> {
     // SAFETY: an open descriptor and a number; this process has one thread.
-    match unsafe { libc::setns(namespace.as_raw_fd(), flag) } {
+    match unsafe { libc::setns(namespace.as_fd().as_raw_fd(), flag) } {
         0 => Ok(()),
         _ => Err(process::last_error()),
     }

@@ -20,9 +20,10 @@ use crate::{
         bundle::{Bundle, read},
         cgroup::Cgroups,
     },
+    userns::Remap,
 };
 
-/// Every kind but users': containers have this machine's.
+/// Every kind but users', which many containers share with this machine.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET
@@ -36,6 +37,8 @@ pub(super) struct Container {
     first: OwnedFd,
     /// See [`Cgroups::doors`].
     doors: Vec<File>,
+    /// Its users, if they are not this machine's.
+    remap: Option<Remap>,
 }
 
 impl Container {
@@ -62,7 +65,8 @@ impl Container {
         let own = own.filter(|own| own.starts_with(&group)).unwrap_or(&group);
         let cgroups = Cgroups::detect().context(|| "look at the control groups".to_owned())?;
         let doors = cgroups.doors(own).context(|| format!("open the control group {}", own.display()))?;
-        Ok(Self { first, doors })
+        let remap = Remap::of_process(pid).context(|| format!("look at the users of process {pid}"))?;
+        Ok(Self { first, doors, remap })
     }
 
     /// Starts a process in the container that does the `steps`. This process is in the container's
@@ -74,9 +78,14 @@ impl Container {
     pub(super) fn start(self, process: &Process, steps: &LastSteps) -> Result<(Pid, Option<TerminalWay>)> {
         process::prepare(process)?;
         let terminal = TerminalWay::of(process)?;
+        let mut namespaces = NAMESPACES;
+        if let Some(remap) = self.remap {
+            steps.prepare_for_other_users(remap)?;
+            namespaces |= libc::CLONE_NEWUSER;
+        }
         // SAFETY: an open descriptor and a number; this process has one thread, and shares neither its
         // working directory nor its root with another.
-        if unsafe { libc::setns(self.first.as_raw_fd(), NAMESPACES) } < 0 {
+        if unsafe { libc::setns(self.first.as_raw_fd(), namespaces) } < 0 {
             return Err(process::last_error()).context(|| "join the container's namespaces".to_owned());
         }
         // SAFETY: this process has one thread, so that the child may do whatever its parent may.

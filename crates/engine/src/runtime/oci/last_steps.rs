@@ -12,7 +12,6 @@ use std::{
 use rustix::{
     fs::{FileType, Gid, Uid, fchown, fstat},
     io::Errno,
-    mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount},
     process::{Resource, Rlimit},
     termios::Winsize,
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
@@ -20,14 +19,15 @@ use rustix::{
 
 use super::{messages::Messages, program};
 use crate::{
-    error::{Error, Result, errno_text},
+    error::{Context, Error, Result, errno_text},
     runtime::{
         filter::Filter,
         in_root::Root,
         spec::capabilities,
-        workload::{CapabilityMasks, Propagation, PropagationKind, Workload},
+        workload::{CapabilityMasks, Workload},
     },
     shim::reset_signals,
+    userns::Remap,
 };
 
 /// The exit status of a process whose program cannot be executed although it was found, as runc's.
@@ -78,10 +78,40 @@ impl LastSteps {
         self.messages
     }
 
+    /// What only the machine's root can do for a process with other users.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn prepare_for_other_users(&self, remap: Remap) -> Result<()> {
+        let uid = remap.uids.first.saturating_add(self.workload.uid);
+        for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+            let kind = fstat(stream).context(|| "look at a standard stream".to_owned())?.st_mode;
+            if FileType::from_raw_mode(kind) != FileType::CharacterDevice {
+                fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>)
+                    .context(|| "give a standard stream to the user".to_owned())?;
+            }
+        }
+        // A limit can be raised by the machine's root only. What is in force here does not change.
+        for limit in &self.workload.limits {
+            let resource = limit.resource as libc::__rlimit_resource_t;
+            let mut values = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: a number and a struct that outlives the calls.
+            let raised = unsafe {
+                libc::getrlimit(resource, &raw mut values);
+                values.rlim_max = values.rlim_max.max(limit.hard);
+                libc::setrlimit(resource, &raw const values)
+            };
+            if raised < 0 {
+                return Err(std::io::Error::last_os_error())
+                    .context(|| format!("error setting rlimit type {resource}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Becomes the program, or says why not.
     pub(super) fn run(&self) -> std::result::Result<std::convert::Infallible, Reason> {
         let workload = &self.workload;
-        self.finish_mounts()?;
         enter_directory(&workload.directory, workload.makes_directory)?;
         self.own_streams()?;
         self.limit()?;
@@ -108,23 +138,6 @@ impl LastSteps {
         // SAFETY: this process has one thread and is about to become another program.
         unsafe { reset_signals() };
         Err(self.execute(&file, &environment))
-    }
-
-    /// What has to wait until everything is mounted.
-    fn finish_mounts(&self) -> std::result::Result<(), Reason> {
-        for (path, propagation) in &self.workload.propagation {
-            let what = format!("error setting the propagation of \"{}\"", path.display());
-            mount_change(path, flags(*propagation)).map_err(because(what))?;
-        }
-        for path in &self.workload.sealed {
-            let what = || because(format!("error remounting \"{}\" read-only", path.display()));
-            // What it is besides, it stays: the bits are the same for `statvfs(3)` and `mount(2)`.
-            let kept = rustix::fs::statvfs(path).map_err(what())?.f_flag.bits();
-            let kept = MountFlags::from_bits_truncate(u32::try_from(kept).unwrap_or(0))
-                & (MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
-            mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | kept, c"").map_err(what())?;
-        }
-        Ok(())
     }
 
     /// The program may open its streams by name (`/dev/stdout`) only if they are its user's.
@@ -204,15 +217,6 @@ impl LastSteps {
         // SAFETY: ends this process at once; nothing of the helper's may run twice.
         unsafe { libc::_exit(CANNOT_EXECUTE) }
     }
-}
-
-fn flags(propagation: Propagation) -> MountPropagationFlags {
-    let kind = match propagation.kind {
-        PropagationKind::Private => MountPropagationFlags::PRIVATE,
-        PropagationKind::Slave => MountPropagationFlags::DOWNSTREAM,
-        PropagationKind::Shared => MountPropagationFlags::SHARED,
-    };
-    if propagation.recursive { kind | MountPropagationFlags::REC } else { kind }
 }
 
 /// Goes to the working directory. If `make`, it is made now if it is missing and can be: below a mount it

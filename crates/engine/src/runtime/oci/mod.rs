@@ -6,6 +6,8 @@
 
 /// A container's first process.
 mod create;
+/// What a container has in `/dev`.
+mod devices;
 /// A process in a container that runs already.
 mod join;
 /// What the new process does before it becomes the container's program.
@@ -14,6 +16,10 @@ mod last_steps;
 mod loopback;
 /// How failures get from the new process to the helper.
 mod messages;
+/// What the options of a mount mean.
+mod options;
+/// What a container gets of the machine's files.
+mod outside;
 /// What every process of a container goes through.
 mod process;
 /// Which file a command is.
@@ -47,6 +53,7 @@ use crate::{
     error::{Error, Result, errno_text},
     shim::protocol::{MAX_MESSAGE, Report, send},
     store::{self, Durability},
+    userns::Owners,
 };
 
 /// Where the helper reports.
@@ -180,8 +187,12 @@ fn prepare_root(spec: &Spec, workload: &Workload) -> Result<()> {
             return Err(Error::system(format!("{}: not a directory", what())));
         }
     }
+    let owners = match outside::in_user_namespace(spec) {
+        true => create::remap(spec)?.owners(),
+        false => Owners::default(),
+    };
     // One below a mount is made there when it is mounted, where it can be.
-    let _ = root.create_directories(&workload.directory);
+    let _ = owners.as_root(|| root.create_directories(&workload.directory));
     Ok(())
 }
 

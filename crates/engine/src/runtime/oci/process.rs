@@ -112,6 +112,13 @@ pub(super) fn finish(process: &Process, steps: &LastSteps) -> std::result::Resul
     steps.run()
 }
 
+/// In a new namespace of users this process is nobody at first.
+pub(super) fn become_root() -> std::result::Result<(), Errno> {
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+}
+
 /// Changes users and keeps every capability, which the last steps give up.
 fn become_user(process: &Process) -> std::result::Result<(), Errno> {
     let user = process.user();

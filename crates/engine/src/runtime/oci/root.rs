@@ -5,25 +5,27 @@
 //! image or a volume meanwhile can only change it for himself.
 
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Mount, Spec};
+use oci_spec::runtime::{Mount, Spec};
 use rustix::{
-    fs::{
-        AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, chmodat,
-        chownat, fstat, major, makedev, minor, mknodat, openat, statx, symlinkat, unlinkat,
-    },
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, openat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive, mount_change, unmount,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, unmount,
     },
     process::{fchdir, pivot_root},
 };
 
+use super::{
+    devices,
+    options::Options,
+    outside::{Bind, Outside, error_mounting, is_bind},
+};
 use crate::{
     error::errno_text,
     lookup,
@@ -32,7 +34,7 @@ use crate::{
 };
 
 /// Why a container's root could not be made.
-type Reason = String;
+pub(super) type Reason = String;
 type Result<T> = std::result::Result<T, Reason>;
 
 /// What may be mounted below `/proc`: single files that tell of the machine.
@@ -50,19 +52,7 @@ const ALLOWED_IN_PROC: [&str; 11] = [
     "/proc/uptime",
 ];
 
-/// The devices that every container has: their names, and the numbers of the character devices.
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-
-/// The links of every container.
-const LINKS: [(&str, &str); 4] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-];
-
-fn because(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Reason {
+pub(super) fn because(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> Reason {
     move |errno| format!("{what}: {}", errno_text(errno))
 }
 
@@ -73,32 +63,60 @@ fn io_because(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Reason 
     }
 }
 
-/// Mounts and makes everything below the root directory of `spec`, and makes it this process's root. This
-/// process is alone in its mount namespace.
+/// Mounts and makes everything below the root of `outside`, and makes it this process's root. This process is
+/// alone in its mount namespace.
 ///
 /// # Errors
 /// In runc's words where there are any.
-pub(super) fn enter(spec: &Spec) -> Result<()> {
+pub(super) fn enter(spec: &Spec, outside: &Outside) -> Result<()> {
     let linux = spec.linux().as_ref().ok_or("the specification is not one of Linux")?;
     let path = spec.root().as_ref().ok_or("the specification has no root")?.path();
-    let top = top(linux, path)?;
-    let root = Root::from(top.try_clone().map_err(io_because("error opening the root"))?);
+    // Neither what comes nor what goes here concerns the machine.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(because("error preparing the mounts"))?;
+    // On the machine's own root, which needs no path to be gone along.
+    mounts::attach(&outside.root, machine_root().map_err(because("error opening the machine's root"))?)
+        .map_err(because(format!("error preparing rootfs {}", path.display())))?;
+    let root = outside.root.try_clone().map_err(io_because("error opening the root"))?;
+    let root = Root::from(root);
     let mut own_devices = true;
-    for mount in spec.mounts().iter().flatten() {
+    let mut sealed = Vec::new();
+    let points: Vec<&PathBuf> = spec.mounts().iter().flatten().map(Mount::destination).collect();
+    for (mount, bind) in spec.mounts().iter().flatten().zip(&outside.binds) {
         if mount.destination() == Path::new("/dev") && is_bind(mount) {
             own_devices = false;
         }
-        mount_one(&root, path, mount)?;
+        let mut options = Options::of(mount);
+        let holds_others = mount.typ().as_deref() == Some("tmpfs")
+            && points
+                .iter()
+                .any(|point| *point != mount.destination() && point.starts_with(mount.destination()));
+        let seal = holds_others && options.attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
+        if seal {
+            options.attributes -= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
+        let mounted = mount_one(&root, path, mount, &options, bind.as_ref())?;
+        if seal {
+            // Mount points have to be made on it before.
+            sealed.extend(mounted.map(|tree| (tree, mount)));
+        }
     }
     if own_devices {
-        make_devices(&root, linux.devices().as_deref().unwrap_or_default())?;
+        devices::make(&root, spec, outside)?;
     }
-    pivot(&top).map_err(because("error entering the root (pivot_root)"))?;
+    for (tree, mount) in sealed {
+        Changes::read_only().apply(&tree).map_err(because(error_mounting(mount)))?;
+    }
+    pivot(&outside.root).map_err(because("error entering the root (pivot_root)"))?;
     match linux.rootfs_propagation().as_deref() {
         Some("shared") => mount_change("/", MountPropagationFlags::SHARED),
         _ => Ok(()),
     }
     .map_err(because("error setting the propagation of the root"))
+}
+
+fn machine_root() -> std::result::Result<OwnedFd, Errno> {
+    openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// The last of it, when everything that is written to is written: the settings of the kernel that are the
@@ -124,114 +142,37 @@ pub(super) fn seal(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// Mounts the root directory on itself, in a tree of mounts of which nothing gets out.
-fn top(linux: &Linux, path: &Path) -> Result<OwnedFd> {
-    let what = || format!("error preparing rootfs {}", path.display());
-    let propagation = match linux.rootfs_propagation().as_deref() {
-        Some("shared") => MountPropagationFlags::SHARED,
-        Some("private") => MountPropagationFlags::PRIVATE,
-        _ => MountPropagationFlags::DOWNSTREAM,
-    };
-    mount_change("/", propagation | MountPropagationFlags::REC).map_err(because(what()))?;
-    // What is on a shared mount cannot become a root.
-    let below = mount_point_of(path).map_err(io_because(what()))?;
-    mount_change(&below, MountPropagationFlags::PRIVATE).map_err(because(what()))?;
-    mount_bind_recursive(path, path).map_err(because(what()))?;
-    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(because(what()))
-}
-
-/// Where the mount is mounted that `path`, which has no links, is in.
-fn mount_point_of(path: &Path) -> io::Result<PathBuf> {
-    let mut point = path.to_owned();
-    loop {
-        let found = statx(CWD, &point, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
-        if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) || !point.pop() {
-            return Ok(point);
-        }
-    }
-}
-
-fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind")
-}
-
-/// What the options of a mount mean.
-#[derive(Debug)]
-struct Options<'a> {
-    attributes: MountAttrFlags,
-    recursive: bool,
-    /// Read-only with all that is mounted below.
-    all_read_only: bool,
-    /// For the file system itself: `name=value`, or a name alone.
-    data: Vec<(&'a str, Option<&'a str>)>,
-}
-
-impl<'a> Options<'a> {
-    fn of(mount: &'a Mount) -> Self {
-        let mut all = Self {
-            attributes: MountAttrFlags::empty(),
-            recursive: false,
-            all_read_only: false,
-            data: Vec::new(),
-        };
-        for option in mount.options().iter().flatten() {
-            match option.as_str() {
-                "rbind" => all.recursive = true,
-                "ro" => all.attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY,
-                "rro" => all.all_read_only = true,
-                "nosuid" => all.attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID,
-                "nodev" => all.attributes |= MountAttrFlags::MOUNT_ATTR_NODEV,
-                "noexec" => all.attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC,
-                "noatime" => all.attributes |= MountAttrFlags::MOUNT_ATTR_NOATIME,
-                "strictatime" => all.attributes |= MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-                "nodiratime" => all.attributes |= MountAttrFlags::MOUNT_ATTR_NODIRATIME,
-                "rw" => all.attributes -= MountAttrFlags::MOUNT_ATTR_RDONLY,
-                "suid" => all.attributes -= MountAttrFlags::MOUNT_ATTR_NOSUID,
-                "dev" => all.attributes -= MountAttrFlags::MOUNT_ATTR_NODEV,
-                "exec" => all.attributes -= MountAttrFlags::MOUNT_ATTR_NOEXEC,
-                "bind" | "relatime" | "async" | "defaults" | "sync" | "diratime" | "atime" | "" => {}
-                other => all.data.push(match other.split_once('=') {
-                    Some((name, value)) => (name, Some(value)),
-                    None => (other, None),
-                }),
-            }
-        }
-        all
-    }
-}
-
-fn mount_one(root: &Root, path: &Path, mount: &Mount) -> Result<()> {
-    let source = mount.source().clone().unwrap_or_default();
+/// Mounts one; returns what is not a bind mount.
+fn mount_one(
+    root: &Root,
+    path: &Path,
+    mount: &Mount,
+    options: &Options<'_>,
+    bind: Option<&Bind>,
+) -> Result<Option<OwnedFd>> {
     let destination = mount.destination();
     let kind = mount.typ().as_deref().unwrap_or_default();
-    let what = || {
-        format!(
-            "error mounting {:?} to rootfs at {:?}",
-            source.display().to_string(),
-            destination.display().to_string()
-        )
-    };
-    let options = Options::of(mount);
-    let is_directory = !is_bind(mount) || fs::metadata(&source).map_err(io_because(what()))?.is_dir();
+    let what = || error_mounting(mount);
     let existed = root.file_type(destination).map_err(io_because(what()))?;
+    let is_directory = bind.is_none_or(|bind| bind.is_directory);
     let target = place(root, path, kind, destination, is_directory)
         .map_err(|reason| format!("{}: {reason}", what()))?;
-    let tree = match is_bind(mount) {
-        true => clone_of(&source, &options).map_err(because(what()))?,
-        false => {
-            let mut data = options.data.clone();
-            let mode;
-            // A tmpfs looks like what it is mounted on, unless it is told otherwise.
-            if kind == "tmpfs" && existed.is_some() && !data.iter().any(|(name, _)| *name == "mode") {
-                let stat = fstat(&target).map_err(because(what()))?;
-                mode = format!("{:o}", stat.st_mode & 0o7777);
-                data.push(("mode", Some(&mode)));
-            }
-            fresh(kind, &source, &data, options.attributes).map_err(because(what()))?
-        }
-    };
-    mounts::attach(&tree, &target).map_err(because(what()))
+    if let Some(bind) = bind {
+        mounts::attach(&bind.tree, &target).map_err(because(what()))?;
+        return Ok(None);
+    }
+    let mut data = options.data.clone();
+    let mode;
+    // A tmpfs looks like what it is mounted on, unless it is told otherwise.
+    if kind == "tmpfs" && existed.is_some() && !data.iter().any(|(name, _)| *name == "mode") {
+        let stat = fstat(&target).map_err(because(what()))?;
+        mode = format!("{:o}", stat.st_mode & 0o7777);
+        data.push(("mode", Some(&mode)));
+    }
+    let source = mount.source().clone().unwrap_or_default();
+    let tree = fresh(kind, &source, &data, options.attributes).map_err(because(what()))?;
+    mounts::attach(&tree, &target).map_err(because(what()))?;
+    Ok(Some(tree))
 }
 
 /// The place to mount on, which is made if it is missing.
@@ -264,18 +205,6 @@ fn place(root: &Root, path: &Path, kind: &str, destination: &Path, is_directory:
     root.open_at(destination, flags).map_err(because("open"))
 }
 
-/// A copy of the mounts at `source`, attached nowhere yet.
-fn clone_of(source: &Path, options: &Options<'_>) -> std::result::Result<OwnedFd, Errno> {
-    let tree = mounts::copy(CWD, source, options.recursive)?;
-    if !options.attributes.is_empty() {
-        Changes { set: options.attributes, ..Changes::default() }.apply(&tree)?;
-    }
-    if options.all_read_only {
-        Changes { recursive: true, ..Changes::read_only() }.apply(&tree)?;
-    }
-    Ok(tree)
-}
-
 /// A new file system, attached nowhere yet.
 fn fresh(
     kind: &str,
@@ -294,64 +223,6 @@ fn fresh(
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-/// Makes what a container has in `/dev`.
-fn make_devices(root: &Root, devices: &[LinuxDevice]) -> Result<()> {
-    let dev =
-        root.open_at(Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY).map_err(because("open /dev"))?;
-    for (name, target) in
-        LINKS.into_iter().chain(Path::new("/proc/kcore").exists().then_some(("core", "/proc/kcore")))
-    {
-        match symlinkat(target, &dev, name) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(because(format!("error making /dev/{name}"))(errno)),
-        }
-    }
-    for (name, major, minor) in DEVICES {
-        let path = Path::new("/dev").join(name);
-        if !devices.iter().any(|device| *device.path() == path) {
-            let what = because(format!("error creating device node {}", path.display()));
-            let numbers = (FileType::CharacterDevice, makedev(major, minor));
-            make_device(root, &path, numbers, 0o666, (0, 0)).map_err(what)?;
-        }
-    }
-    for device in devices {
-        let kind = match device.typ() {
-            LinuxDeviceType::B => FileType::BlockDevice,
-            LinuxDeviceType::P => FileType::Fifo,
-            _ => FileType::CharacterDevice,
-        };
-        let number = |number: i64| u32::try_from(number).unwrap_or(0);
-        let numbers = (kind, makedev(number(device.major()), number(device.minor())));
-        let mode = device.file_mode().unwrap_or(0o666);
-        let owner = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-        make_device(root, device.path(), numbers, mode, owner)
-            .map_err(because(format!("error creating device node {}", device.path().display())))?;
-    }
-    let _ = unlinkat(&dev, "ptmx", AtFlags::empty());
-    symlinkat("pts/ptmx", &dev, "ptmx").map_err(because("error making /dev/ptmx"))
-}
-
-fn make_device(
-    root: &Root,
-    path: &Path,
-    (kind, number): (FileType, u64),
-    mode: u32,
-    (uid, gid): (u32, u32),
-) -> std::result::Result<(), Errno> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
-    let code = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    root.create_directories(parent).map_err(code)?;
-    let parent = root.open_at(parent, OFlags::PATH | OFlags::DIRECTORY)?;
-    match mknodat(&parent, name, kind, Mode::from_raw_mode(mode & 0o7777), number) {
-        // A volume on /dev may have it.
-        Err(Errno::EXIST) => return Ok(()),
-        made => made?,
-    }
-    // Whatever the creation mask takes away.
-    chmodat(&parent, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())?;
-    chownat(&parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Makes the mount at `top` this process's root, and lets go of the old one (pivot_root(2), "pivot_root(".",

@@ -38,7 +38,10 @@ use super::{
     cgroup::{CgroupVersion, Cgroups, V1_CONTROLLERS},
     init,
 };
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    userns::{Range, Remap},
+};
 use devices::Devices;
 use security::{Filter, Security};
 
@@ -101,6 +104,8 @@ pub struct Join {
     pub network: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub pid: Option<PathBuf>,
+    /// Of the container that one of the others is of, where users are remapped.
+    pub user: Option<PathBuf>,
     /// A directory to be seen as `/dev/shm`: what `--ipc shareable` shares and `container:ID` joins.
     pub shm: Option<PathBuf>,
 }
@@ -118,6 +123,8 @@ pub struct Machine {
     pub sysctls: Vec<(&'static str, &'static str)>,
     /// What Docker masks only where it exists.
     pub masked: Vec<String>,
+    /// The users and groups of containers that do not ask for the machine's.
+    pub remap: Option<Remap>,
 }
 
 impl Machine {
@@ -143,7 +150,13 @@ impl Machine {
                 .map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"))
                 .filter(|path| exists(path))
                 .collect(),
+            remap: None,
         })
+    }
+
+    /// The users and groups of this container, if they are not the machine's.
+    fn remap(&self, host: &HostConfig) -> Option<Remap> {
+        self.remap.filter(|_| host.userns_mode != "host")
     }
 }
 
@@ -182,7 +195,10 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, machine: &Machine) -> 
     Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     resources::check(&host.resources, machine.cpus)?;
     resources::ulimits(&host.resources)?;
-    Modes::parse(host)?;
+    let modes = Modes::parse(host)?;
+    if machine.remap(host).is_some() {
+        check_remapped(host, &modes)?;
+    }
     unsupported(host)?;
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
@@ -194,6 +210,21 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, machine: &Machine) -> 
         )));
     }
     Ok(())
+}
+
+/// What needs the machine's own root, in Docker's words.
+fn check_remapped(host: &HostConfig, modes: &Modes) -> Result<()> {
+    let refused = if host.privileged {
+        "privileged mode is incompatible with user namespaces.  You must run the container in the host \
+         namespace when running privileged mode"
+    } else if modes.network == Mode::Host {
+        "cannot share the host's network namespace when user namespaces are enabled"
+    } else if modes.pid == Mode::Host {
+        "cannot share the host PID namespace when user namespaces are enabled"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(refused))
 }
 
 /// Options that mean something in Docker and are refused here.
@@ -342,6 +373,11 @@ pub fn build(request: &Request<'_>, machine: &Machine) -> Result<Spec> {
     if let (Some(propagation), Some(fields)) = (root_propagation(request.mounts)?, linux.as_object_mut()) {
         fields.insert("rootfsPropagation".to_owned(), json!(propagation));
     }
+    if let (Some(remap), Some(fields)) = (machine.remap(host), linux.as_object_mut()) {
+        let range = |range: Range| json!([{ "containerID": 0, "hostID": range.first, "size": range.count }]);
+        fields.insert("uidMappings".to_owned(), range(remap.uids));
+        fields.insert("gidMappings".to_owned(), range(remap.gids));
+    }
     let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "process": {
@@ -446,6 +482,9 @@ fn namespaces(modes: &Modes, join: &Join, host: &HostConfig, machine: &Machine) 
     let joined = |path: &Option<PathBuf>, option: &str| {
         path.clone().ok_or_else(|| Error::system(format!("no namespace to join for {option}")))
     };
+    if machine.remap(host).is_some() {
+        add("user", join.user.as_ref());
+    }
     match modes.network {
         Mode::Host => {}
         Mode::Private => add("network", join.network.as_ref()),
@@ -482,7 +521,10 @@ fn cgroup_is_private(modes: &Modes, _host: &HostConfig, machine: &Machine) -> bo
 fn sysctls(modes: &Modes, host: &HostConfig, machine: &Machine) -> Map<String, Value> {
     let mut all = Map::new();
     if modes.network == Mode::Private {
-        all.extend(machine.sysctls.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+        // A range of groups that there are not in a namespace of users is refused.
+        let fits = |name: &str| machine.remap(host).is_none() || name != "net.ipv4.ping_group_range";
+        let own = machine.sysctls.iter().filter(|(name, _)| fits(name));
+        all.extend(own.map(|(name, value)| ((*name).to_owned(), json!(value))));
     }
     all.extend(host.sysctls.iter().flatten().map(|(name, value)| (name.clone(), json!(value))));
     all

@@ -13,6 +13,7 @@ pub(super) fn machine() -> Machine {
         seccomp: true,
         sysctls: vec![("net.ipv4.ip_unprivileged_port_start", "0")],
         masked: Vec::new(),
+        remap: None,
     }
 }
 
@@ -211,6 +212,7 @@ fn modes_choose_namespaces() {
         ipc: Some("/ipc".into()),
         pid: Some("/pid".into()),
         shm: Some("/shm".into()),
+        user: None,
     };
     assert_eq!(joining.namespaces(), ["mount", "network/net", "uts", "pid/pid", "ipc/ipc", "cgroup"]);
     assert_eq!(joining.mount_at("/dev/shm").unwrap()["source"], "/shm");

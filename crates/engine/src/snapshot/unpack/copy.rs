@@ -8,7 +8,7 @@ use rustix::{
 };
 
 use super::{Entry, Error, Kind, Purpose, Unpacker, clean, failed, shown, split, tar};
-use crate::snapshot::walk::join;
+use crate::{snapshot::walk::join, userns::Owners};
 
 /// Where and how an archive is copied into a container's root.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct CopyInto {
     pub(crate) keep_kinds: bool,
     /// User and group of everything, instead of what the archive says.
     pub(crate) owner: Option<(u32, u32)>,
+    /// Whose files are whose below the root; those of the archive are as a container knows them.
+    pub(crate) owners: Owners,
 }
 
 /// Copies what is in `archive` over what is in `root`, a container's root directory that others may be
@@ -27,7 +29,8 @@ pub(crate) struct CopyInto {
 /// # Errors
 /// What was copied before stays.
 pub(crate) fn copy_into(archive: impl Read, root: &OwnedFd, how: &CopyInto) -> Result<(), Error> {
-    Unpacker::new(root, Purpose::Copy(how)).run(archive).map(drop)
+    let copied = how.owners.as_root(|| Unpacker::new(root, Purpose::Copy(how)).run(archive).map(drop));
+    copied.map_err(|error| failed("open", b"", error))?
 }
 
 impl Unpacker<'_> {
@@ -54,6 +57,7 @@ impl Unpacker<'_> {
         if let Some((uid, gid)) = how.owner {
             (entry.uid, entry.gid) = (uid, gid);
         }
+        (entry.uid, entry.gid) = how.owners.outside(entry.uid, entry.gid);
         // As GNU tar writes a file that it was told to add twice.
         if entry.kind == Kind::HardLink && entry.link == path {
             return Ok(());
@@ -117,7 +121,12 @@ mod tests {
             .file("link/in", b"2")
             .file("dir/full", b"3")
             .finish();
-        let mut how = CopyInto { destination: b"run".to_vec(), keep_kinds: true, owner: Some((7, 8)) };
+        let mut how = CopyInto {
+            destination: b"run".to_vec(),
+            keep_kinds: true,
+            owner: Some((7, 8)),
+            owners: Owners::default(),
+        };
         let error = copied(root, &archive, &how).unwrap_err().to_string();
         assert_eq!(error, "cannot overwrite directory \"dir/full\" with non-directory \"/run\"");
         how.keep_kinds = false;
