@@ -170,13 +170,17 @@ pub(crate) struct Userns {
 }
 
 impl Userns {
-    /// Mounts the data root a second time, in the place of what an engine before this one mounted.
+    /// Mounts the data root a second time, in the place of what an engine before this one mounted and
+    /// containers may still run on.
     ///
     /// # Errors
     /// The data root's file system cannot be mounted so, or the kernel makes no user namespaces.
-    pub(crate) fn open(remap: Remap, data_root: &Path, exec_root: &Path) -> Result<Self> {
+    pub(crate) fn open(remap: Option<Remap>, data_root: &Path, exec_root: &Path) -> Result<Option<Self>> {
         let shown = exec_root.join("remapped");
-        close(&shown).context(|| format!("unmount {}", shown.display()))?;
+        while is_mount_point(&shown) {
+            unmount(&shown, UnmountFlags::DETACH).context(|| format!("unmount {}", shown.display()))?;
+        }
+        let Some(remap) = remap else { return Ok(None) };
         fs::create_dir_all(&shown).context(|| format!("create {}", shown.display()))?;
         let namespace =
             remap.make_namespace().context(|| "userns-remap: make a user namespace".to_owned())?;
@@ -194,7 +198,7 @@ impl Userns {
             let root = data_root.display();
             format!("userns-remap: mount {root} with other owners (its file system has to support idmapped mounts)")
         })?;
-        Ok(Self { remap, data_root: data_root.to_owned(), shown })
+        Ok(Some(Self { remap, data_root: data_root.to_owned(), shown }))
     }
 
     /// Where a remapped container finds what is at `path`: beside it, if it is in the data root and not
@@ -205,17 +209,6 @@ impl Userns {
             _ => path.to_owned(),
         }
     }
-}
-
-/// Takes away what an engine before this one mounted. Running containers keep theirs.
-///
-/// # Errors
-/// The kernel refuses.
-pub(crate) fn close(shown: &Path) -> io::Result<()> {
-    while is_mount_point(shown) {
-        unmount(shown, UnmountFlags::DETACH)?;
-    }
-    Ok(())
 }
 
 fn is_mount_point(path: &Path) -> bool {

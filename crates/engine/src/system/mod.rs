@@ -131,10 +131,8 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
     let (data_root, exec_root) = (&config.data_root, &config.exec_root);
     let identity = identity(&config)?;
     let events = Events::default();
-    let userns = match &config.userns_remap {
-        Some(text) => Some(Userns::open(Remap::parse(text)?, data_root, exec_root)?),
-        None => None,
-    };
+    let remap = config.userns_remap.as_deref().map(Remap::parse).transpose()?;
+    let userns = Userns::open(remap, data_root, exec_root)?;
     let layers = Layers::open(data_root)?;
     let snapshots = Snapshots::open(data_root, exec_root, layers.clone())?;
     let registry = RegistryOptions {

@@ -108,10 +108,8 @@ async fn one(root: &Path, run: &Path, case: Case) -> Result<()> {
     let lab = Arc::new(lab);
     tokio::time::timeout(PATIENCE * 4, case(lab.clone())).await.context("the case takes too long")??;
     ensure!(lab.groups_left().is_empty(), "control groups are left: {:?}", lab.groups_left());
-    for directory in ["bundles"] {
-        let left = fs::read_dir(run.join(directory))?.count();
-        ensure!(left == 0, "{left} are left in {directory}");
-    }
+    let left = fs::read_dir(run.join("bundles"))?.count();
+    ensure!(left == 0, "{left} bundles are left");
     lab.runtime.shutdown().await?;
     until("the shim ends", || Ok(shims(run)?.is_empty())).await?;
     drop(lab);
