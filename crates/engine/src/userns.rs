@@ -110,12 +110,24 @@ impl Remap {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn make_namespace(&self) -> io::Result<OwnedFd> {
+        self.make_namespaces(0, |namespaces| File::open(namespaces.join("user"))).map(OwnedFd::from)
+    }
+
+    /// Makes a user namespace, and others that belong to it (flags of `clone(2)`); `keep` gets the directory
+    /// of the namespaces, which are gone when it returns unless it has opened or mounted them.
+    ///
+    /// # Errors
+    /// The kernel refuses; those of `keep`.
+    pub(crate) fn make_namespaces<T>(
+        &self,
+        more: libc::c_int,
+        keep: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<T> {
         let (waits, tells) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let flags = libc::CLONE_NEWUSER | more | libc::SIGCHLD;
         // SAFETY: without a stack of its own the child has a copy of its parent's, as after `fork`. It
         // makes system calls only, so that other threads of its parent do not matter.
-        let pid = match unsafe {
-            libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0)
-        } {
+        let pid = match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
             -1 => return Err(io::Error::last_os_error()),
             0 => {
                 let mut byte = 0_u8;
@@ -128,15 +140,16 @@ impl Remap {
             }
             pid => pid,
         };
+        let process = PathBuf::from(format!("/proc/{pid}"));
         let map = |range: &Range| format!("0 {} {}", range.first, range.count);
-        let made = fs::write(format!("/proc/{pid}/uid_map"), map(&self.uids))
-            .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), map(&self.gids)))
-            .and_then(|()| File::open(format!("/proc/{pid}/ns/user")));
+        let made = fs::write(process.join("uid_map"), map(&self.uids))
+            .and_then(|()| fs::write(process.join("gid_map"), map(&self.gids)))
+            .and_then(|()| keep(&process.join("ns")));
         drop(tells);
         if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
             waitpid(Some(pid), WaitOptions::empty())?;
         }
-        Ok(made?.into())
+        made
     }
 }
 
