@@ -11,9 +11,10 @@ use crate::command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("vmm", &[]),
+    ("usernet", &[]),
     ("engine", &["wire"]),
     ("coracle-agent", &["engine", "wire"]),
-    ("coracle", &["vmm", "wire"]),
+    ("coracle", &["usernet", "vmm", "wire"]),
     // These two drive finished programs over their sockets and command lines.
     ("tests", &[]),
     ("xtask", &[]),

@@ -1,0 +1,81 @@
+//! smoltcp's view of the guest's link: one packet in, any number out.
+
+use std::num::{NonZeroU16, NonZeroUsize};
+
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
+use smoltcp::time::Instant;
+
+use crate::outbox::Outbox;
+
+/// The longest packet that the guest gets in one piece. Less than a packet may have, so that data for a guest whose MTU
+/// is the link's comes in whole segments.
+const LONGEST: usize = 65_500;
+
+/// The link while smoltcp has a packet to take or room to fill.
+pub(super) struct Link<'l, 'o> {
+    packet: Option<&'l [u8]>,
+    out: &'l mut Outbox<'o>,
+}
+
+impl<'l, 'o> Link<'l, 'o> {
+    /// `packet` is the one that comes in.
+    pub(super) fn new(packet: Option<&'l [u8]>, out: &'l mut Outbox<'o>) -> Self {
+        Link { packet, out }
+    }
+}
+
+impl<'o> Device for Link<'_, 'o> {
+    type RxToken<'a>
+        = Incoming<'a>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = Room<'a, 'o>
+    where
+        Self: 'a;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Incoming<'_>, Room<'_, 'o>)> {
+        let packet = self.packet.take()?;
+        Some((Incoming(packet), Room { out: self.out, segment: None }))
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<Room<'_, 'o>> {
+        self.out.has_room().then_some(Room { out: self.out, segment: None })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let offloads = self.out.offloads();
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = usize::from(self.out.mtu());
+        // The outbox fills them in, the guest's are not looked at.
+        capabilities.checksum = ChecksumCapabilities::ignored();
+        let longest = |offered: bool| NonZeroUsize::new(LONGEST).filter(|_| offered && offloads.checksum);
+        capabilities.segmentation.tcpv4 = longest(offloads.tso4);
+        capabilities.segmentation.tcpv6 = longest(offloads.tso6);
+        capabilities
+    }
+}
+
+pub(super) struct Incoming<'a>(&'a [u8]);
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+pub(super) struct Room<'a, 'o> {
+    out: &'a mut Outbox<'o>,
+    segment: Option<NonZeroU16>,
+}
+
+impl TxToken for Room<'_, '_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        self.out.tcp(len, self.segment.map(NonZeroU16::get), f)
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment = meta.segmentation_offload_size;
+    }
+}

@@ -1,0 +1,402 @@
+//! Connections: each TCP connection of the guest ends here, in a smoltcp socket, and goes on in one of the host's.
+//!
+//! The guest's request is answered only when the host's socket is connected, so that it hears what really happened: a
+//! refusal is a reset, a host without a way to it an ICMP message, and silence is silence.
+//!
+//! smoltcp looks through all sockets of a set for each packet. Here every connection has a set of its own and packets are
+//! led to it by their addresses, so that an idle connection costs nothing but memory.
+//!
+//! * `link`: smoltcp's view of the guest's link.
+//! * `relay`: one connection and its two sockets.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketSet};
+use smoltcp::wire::HardwareAddress;
+
+use crate::config::{Config, Destination, Limits};
+use crate::dns;
+use crate::frames::Offloads;
+use crate::icmp::{self, Unreachable};
+use crate::outbox::Outbox;
+use crate::packet::{Packet, Segment};
+use crate::poller::{Deadlines, Id, Owner, Poller};
+use crate::sys;
+
+mod link;
+mod relay;
+
+use self::link::Link;
+use self::relay::{Relay, Turn};
+
+/// The guest's end and the other.
+type Key = (SocketAddr, SocketAddr);
+
+/// Descriptors that connections leave to the rest of the process.
+const DESCRIPTORS_LEFT: usize = 256;
+
+struct Flow {
+    key: Key,
+    phase: Phase,
+    in_line: bool,
+    /// The earliest of its deadlines that is noted.
+    deadline: Option<Instant>,
+}
+
+enum Phase {
+    /// The host's socket is being connected.
+    Dialing {
+        socket: OwnedFd,
+        /// The guest's request.
+        request: Box<[u8]>,
+        /// Where to try next.
+        next: Option<SocketAddr>,
+        done: bool,
+    },
+    Open(Box<Relay>),
+}
+
+/// What connections need of the rest of the network.
+pub(crate) struct Context<'a, 'o> {
+    pub(crate) config: &'a Config,
+    pub(crate) servers: &'a mut dns::Dns,
+    pub(crate) poller: &'a mut Poller,
+    pub(crate) out: &'a mut Outbox<'o>,
+    pub(crate) now: Instant,
+}
+
+/// smoltcp's clock.
+struct Clock(Instant);
+
+impl Clock {
+    fn at(&self, now: Instant) -> smoltcp::time::Instant {
+        let micros = now.saturating_duration_since(self.0).as_micros();
+        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    fn back(&self, at: smoltcp::time::Instant) -> Instant {
+        self.0 + std::time::Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0))
+    }
+}
+
+/// All connections.
+pub(crate) struct Tcp {
+    interface: Option<(Interface, Offloads)>,
+    clock: Clock,
+    flows: HashMap<Id, Flow>,
+    by_key: HashMap<Key, Id>,
+    line: VecDeque<Id>,
+    deadlines: Deadlines,
+    limits: Limits,
+    dialing: usize,
+    /// Without any socket, for packets that belong to no connection: smoltcp resets them.
+    nobody: SocketSet<'static>,
+    told_of_limit: bool,
+}
+
+impl Tcp {
+    pub(crate) fn new(config: &Config) -> Self {
+        let room = sys::open_files().saturating_sub(DESCRIPTORS_LEFT).max(1);
+        let limits = Limits { connections: config.limits.connections.min(room), ..config.limits };
+        Tcp {
+            interface: None,
+            clock: Clock(Instant::now()),
+            flows: HashMap::new(),
+            by_key: HashMap::new(),
+            line: VecDeque::new(),
+            deadlines: Deadlines::default(),
+            limits,
+            dialing: 0,
+            nobody: SocketSet::new(Vec::new()),
+            told_of_limit: false,
+        }
+    }
+
+    /// Learns what may be left to the guest. MUST come first in each exchange.
+    pub(crate) fn adapt(&mut self, out: &mut Outbox<'_>, now: Instant) {
+        let offloads = out.offloads();
+        if self.interface.as_ref().is_some_and(|(_, known)| *known == offloads) {
+            return;
+        }
+        let mut config = InterfaceConfig::new(HardwareAddress::Ip);
+        // Whatever the standard library seeds its tables with: the kernel's random numbers.
+        config.random_seed = RandomState::new().hash_one(0);
+        let mut interface = Interface::new(config, &mut Link::new(None, out), self.clock.at(now));
+        interface.set_any_ip(true);
+        self.interface = Some((interface, offloads));
+    }
+
+    /// Takes a segment of the guest.
+    pub(crate) fn take(&mut self, packet: &Packet<'_>, segment: Segment, context: &mut Context<'_, '_>) {
+        let key = (segment.guest, segment.peer);
+        let known = self.by_key.get(&key).copied();
+        match known.and_then(|id| Some((id, self.flows.get_mut(&id)?))) {
+            Some((id, Flow { phase: Phase::Dialing { .. }, .. })) if segment.resets => self.close(id),
+            // A repeated request waits as the first does.
+            Some((_, Flow { phase: Phase::Dialing { .. }, .. })) => {}
+            Some((id, Flow { phase: Phase::Open(relay), in_line, .. })) => {
+                let Some((interface, _)) = &mut self.interface else { return };
+                interface.poll_ingress_single(
+                    self.clock.at(context.now),
+                    &mut Link::new(Some(packet.bytes), context.out),
+                    relay.sockets(),
+                );
+                if !std::mem::replace(in_line, true) {
+                    self.line.push_back(id);
+                }
+            }
+            None if segment.opens => self.request(key, packet, context),
+            None if !segment.resets => self.refuse(packet.bytes, context.out, context.now),
+            None => {}
+        }
+    }
+
+    /// Answers a packet with a reset.
+    fn refuse(&mut self, packet: &[u8], out: &mut Outbox<'_>, now: Instant) {
+        if let Some((interface, _)) = &mut self.interface {
+            let now = self.clock.at(now);
+            interface.poll_ingress_single(now, &mut Link::new(Some(packet), out), &mut self.nobody);
+        }
+    }
+
+    /// The guest asks for a connection.
+    fn request(&mut self, key: Key, packet: &Packet<'_>, context: &mut Context<'_, '_>) {
+        let Context { config, servers, poller, out, now } = context;
+        let now = *now;
+        let (_, peer) = key;
+        let (target, next) = match config.destination(peer.ip()) {
+            Destination::Outside => (peer, None),
+            Destination::Host => {
+                let [first, second] =
+                    sys::loopback(peer.ip()).map(|address| SocketAddr::new(address, peer.port()));
+                (first, Some(second))
+            }
+            Destination::Gateway if peer.port() == dns::PORT => match servers.first_server() {
+                Some(server) => (server, None),
+                None => return self.refuse(packet.bytes, out, now),
+            },
+            Destination::Gateway => return self.refuse(packet.bytes, out, now),
+            Destination::Nobody => {
+                return icmp::unreachable(config, packet.bytes, Unreachable::Host, out);
+            }
+            Destination::None => return,
+        };
+        if self.dialing >= self.limits.dialing || self.flows.len() >= self.limits.connections {
+            if !std::mem::replace(&mut self.told_of_limit, true) {
+                tracing::warn!(
+                    connections = self.flows.len(),
+                    dialing = self.dialing,
+                    "the guest has too many connections; it gets no more for now"
+                );
+            }
+            // It will ask again.
+            return;
+        }
+        let dialed = sys::dial(target).and_then(|socket| {
+            let id = poller.add(&socket, Owner::Tcp)?;
+            Ok((id, socket))
+        });
+        match dialed {
+            Ok((id, socket)) => {
+                let request = packet.bytes.into();
+                let phase = Phase::Dialing { socket, request, next, done: false };
+                self.flows.insert(id, Flow { key, phase, in_line: false, deadline: None });
+                self.by_key.insert(key, id);
+                self.dialing += 1;
+            }
+            Err(error) => self.fail(config, packet.bytes, &error, out, now),
+        }
+    }
+
+    /// Tells the guest why its request fails.
+    fn fail(
+        &mut self,
+        config: &Config,
+        request: &[u8],
+        error: &io::Error,
+        out: &mut Outbox<'_>,
+        now: Instant,
+    ) {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                self.refuse(request, out, now)
+            }
+            io::ErrorKind::TimedOut => {}
+            _ => match Unreachable::of(error) {
+                Some(why) => icmp::unreachable(config, request, why, out),
+                None => tracing::warn!(%error, "a connection of the guest cannot be made"),
+            },
+        }
+    }
+
+    pub(crate) fn on_event(&mut self, id: Id, readable: bool, writable: bool) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        match &mut flow.phase {
+            Phase::Dialing { done, .. } => *done |= writable,
+            Phase::Open(relay) => relay.on_event(readable, writable),
+        }
+        if !std::mem::replace(&mut flow.in_line, true) {
+            self.line.push_back(id);
+        }
+    }
+
+    /// Moves what can be moved, as far as the guest has room; false if there was nothing to do.
+    pub(crate) fn serve(
+        &mut self,
+        config: &Config,
+        poller: &mut Poller,
+        out: &mut Outbox<'_>,
+        now: Instant,
+    ) -> bool {
+        let mut busy = false;
+        for _ in 0..self.line.len() {
+            if !out.has_room() {
+                break;
+            }
+            let Some(id) = self.line.pop_front() else { break };
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
+            busy = true;
+            flow.in_line = false;
+            match flow.phase {
+                Phase::Dialing { done: false, .. } => {}
+                Phase::Dialing { .. } => {
+                    if self.connected(config, id, poller, out, now) {
+                        self.turn(id, out, now);
+                    }
+                }
+                Phase::Open(_) => self.turn(id, out, now),
+            }
+        }
+        busy
+    }
+
+    /// Finds out what became of a connection that was dialed. True if it is open now.
+    fn connected(
+        &mut self,
+        config: &Config,
+        id: Id,
+        poller: &mut Poller,
+        out: &mut Outbox<'_>,
+        now: Instant,
+    ) -> bool {
+        let Some(flow) = self.flows.get_mut(&id) else { return false };
+        let Phase::Dialing { socket, next, done, .. } = &mut flow.phase else { return false };
+        *done = false;
+        let outcome = sys::outcome(&*socket);
+        if outcome.is_ok() && !sys::is_connected(&*socket) {
+            return false;
+        }
+        if outcome.is_err()
+            && let Some(other) = next.take()
+            && let Ok(another) = sys::dial(other)
+            && poller.add_again(&another, Owner::Tcp, id).is_ok()
+        {
+            *socket = another;
+            return false;
+        }
+        let Some(flow) = self.flows.remove(&id) else { return false };
+        self.dialing -= 1;
+        let Phase::Dialing { socket, request, .. } = flow.phase else { return false };
+        let opened = outcome.map(|()| Relay::new(socket, flow.key.1, relay::buffer_bytes(self.flows.len())));
+        match (opened, &mut self.interface) {
+            (Ok(Some(mut relay)), Some((interface, _))) => {
+                interface.poll_ingress_single(
+                    self.clock.at(now),
+                    &mut Link::new(Some(&request), out),
+                    relay.sockets(),
+                );
+                let phase = Phase::Open(Box::new(relay));
+                self.flows.insert(id, Flow { key: flow.key, phase, in_line: false, deadline: None });
+                true
+            }
+            (Err(error), _) => {
+                self.by_key.remove(&flow.key);
+                self.fail(config, &request, &error, out, now);
+                false
+            }
+            _ => {
+                self.by_key.remove(&flow.key);
+                false
+            }
+        }
+    }
+
+    /// Gives an open connection its turn.
+    fn turn(&mut self, id: Id, out: &mut Outbox<'_>, now: Instant) {
+        let Some((interface, _)) = &mut self.interface else { return };
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Phase::Open(relay) = &mut flow.phase else { return };
+        let at = self.clock.at(now);
+        match relay.turn(interface, out, at) {
+            Turn::Over => return self.close(id),
+            Turn::Again => {
+                flow.in_line = true;
+                self.line.push_back(id);
+            }
+            Turn::Done => {}
+        }
+        let Some(deadline) = interface.poll_at(at, relay.sockets()) else { return };
+        // What is overdue has just been tried.
+        let deadline = self.clock.back(deadline).max(now + std::time::Duration::from_millis(1));
+        if flow.deadline.is_none_or(|noted| deadline < noted) {
+            flow.deadline = Some(deadline);
+            self.deadlines.push(deadline, id);
+        }
+    }
+
+    fn close(&mut self, id: Id) {
+        let Some(flow) = self.flows.remove(&id) else { return };
+        self.by_key.remove(&flow.key);
+        match flow.phase {
+            Phase::Dialing { .. } => self.dialing -= 1,
+            Phase::Open(relay) => relay.close(),
+        }
+        self.told_of_limit = false;
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first()
+    }
+
+    /// Gives a turn to those whose time has come.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        while let Some(id) = self.deadlines.pop_due(now) {
+            // Of several deadlines of a connection that were noted, the later ones find nothing.
+            if let Some(flow) = self.flows.get_mut(&id)
+                && flow.deadline.take_if(|noted| *noted <= now).is_some()
+                && !std::mem::replace(&mut flow.in_line, true)
+            {
+                self.line.push_back(id);
+            }
+        }
+    }
+
+    /// Ends everything: the guest has forgotten it.
+    pub(crate) fn reset(&mut self) {
+        let ids: Vec<Id> = self.flows.keys().copied().collect();
+        for id in ids {
+            self.close(id);
+        }
+        self.line.clear();
+        self.deadlines.clear();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+}
+
+/// The address as smoltcp has it.
+fn listen_at(peer: SocketAddr) -> smoltcp::wire::IpListenEndpoint {
+    let addr = match peer.ip() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => address.into(),
+    };
+    smoltcp::wire::IpListenEndpoint { addr: Some(addr), port: peer.port() }
+}

@@ -1,0 +1,239 @@
+//! What the tests of several modules use.
+
+/// Numbers that look random and are the same in every run (SplitMix64).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Less than `end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(end).unwrap()).unwrap()
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
+    /// A message with some bytes changed, and now and then cut short or made longer.
+    pub(crate) fn damaged(&mut self, good: &[u8]) -> Vec<u8> {
+        let mut bytes = good.to_vec();
+        for _ in 0..self.below(6) {
+            if !bytes.is_empty() {
+                let at = self.below(bytes.len());
+                bytes[at] = if self.below(2) == 0 { self.byte() } else { bytes[at] ^ 1 << self.below(8) };
+            }
+        }
+        match self.below(4) {
+            0 => bytes.truncate(self.below(bytes.len() + 1)),
+            1 => bytes.extend((0..self.below(80)).map(|_| self.byte()).collect::<Vec<_>>()),
+            _ => {}
+        }
+        bytes
+    }
+}
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
+
+use crate::config::Config;
+use crate::frames::{Frames, HEADER_BYTES, Offloads};
+use crate::network::{Network, Progress};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
+/// The guest's address and the host's.
+pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
+
+/// A link in memory.
+#[derive(Default)]
+pub(crate) struct Wire {
+    pub(crate) from_guest: VecDeque<Vec<u8>>,
+    pub(crate) to_guest: VecDeque<Vec<u8>>,
+    pub(crate) offloads: Offloads,
+    /// Frames that the guest has room for; none means any number.
+    pub(crate) room: Option<usize>,
+    /// Everything that the guest was given, without headers, if it is to be kept.
+    pub(crate) seen: Option<Vec<Vec<u8>>>,
+}
+
+impl Frames for Wire {
+    fn receive(&mut self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(bytes) = self.from_guest.pop_front() else { return Ok(None) };
+        frame[..HEADER_BYTES].fill(0);
+        frame[HEADER_BYTES..HEADER_BYTES + bytes.len()].copy_from_slice(&bytes);
+        Ok(Some(HEADER_BYTES + bytes.len()))
+    }
+
+    fn send(&mut self, frame: &[u8]) -> io::Result<bool> {
+        if self.room.is_some_and(|room| self.to_guest.len() >= room) {
+            return Ok(false);
+        }
+        let bytes = frame[HEADER_BYTES..].to_vec();
+        if let Some(seen) = &mut self.seen {
+            seen.push(bytes.clone());
+        }
+        self.to_guest.push_back(bytes);
+        Ok(true)
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+}
+
+/// The link as the guest's stack has it.
+impl Device for Wire {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received, Sending<'_>)> {
+        let frame = self.to_guest.pop_front()?;
+        Some((Received(frame), Sending(&mut self.from_guest)))
+    }
+
+    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Sending<'_>> {
+        Some(Sending(&mut self.from_guest))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+pub(crate) struct Received(Vec<u8>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+pub(crate) struct Sending<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.push_back(frame);
+        result
+    }
+}
+
+/// A guest with a network stack of its own, which verifies every checksum, on a network.
+pub(crate) struct Guest {
+    pub(crate) network: Network,
+    pub(crate) wire: Wire,
+    pub(crate) stack: Interface,
+    pub(crate) sockets: SocketSet<'static>,
+    begun: Instant,
+    next_port: u16,
+}
+
+impl Guest {
+    /// A guest that has the address which it would be given.
+    pub(crate) fn new(config: Config) -> Self {
+        let mut guest = Guest::without_address(config);
+        let gateway = Ipv4Addr::new(192, 168, 127, 1);
+        guest.stack.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(IpAddress::Ipv4(GUEST), 24)).unwrap();
+        });
+        guest.stack.routes_mut().add_default_ipv4_route(gateway).unwrap();
+        guest
+    }
+
+    pub(crate) fn without_address(config: Config) -> Self {
+        let mut wire = Wire::default();
+        let config_of_stack = smoltcp::iface::Config::new(EthernetAddress(MAC).into());
+        let stack = Interface::new(config_of_stack, &mut wire, smoltcp::time::Instant::ZERO);
+        Guest {
+            network: Network::new(config).unwrap(),
+            wire,
+            stack,
+            sockets: SocketSet::new(Vec::new()),
+            begun: Instant::now(),
+            next_port: 40_000,
+        }
+    }
+
+    /// Lets both sides work until there is nothing to do.
+    pub(crate) fn work(&mut self) {
+        for _ in 0..1000 {
+            let now =
+                smoltcp::time::Instant::from_micros(i64::try_from(self.begun.elapsed().as_micros()).unwrap());
+            self.stack.poll(now, &mut self.wire, &mut self.sockets);
+            let progress = self.network.exchange(&mut self.wire).unwrap();
+            if progress == Progress::Idle && self.wire.to_guest.is_empty() && self.wire.from_guest.is_empty()
+            {
+                break;
+            }
+        }
+    }
+
+    /// Works until `done` holds.
+    pub(crate) fn until(&mut self, what: &str, mut done: impl FnMut(&mut Guest) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.work();
+            if done(self) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what} did not come about");
+            // The guest's own timers are short.
+            let short = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+            let mut waits = [PollFd::from_borrowed_fd(self.network.event_source(), PollFlags::IN)];
+            poll(&mut waits, Some(&short)).unwrap();
+        }
+    }
+
+    /// Begins a connection.
+    pub(crate) fn dial(&mut self, address: impl Into<IpAddress>, port: u16) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 256 << 10]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.set_ack_delay(None);
+        self.next_port += 1;
+        socket.connect(self.stack.context(), (address.into(), port), self.next_port).unwrap();
+        self.sockets.add(socket)
+    }
+
+    /// A connection that has come about.
+    pub(crate) fn connect(&mut self, address: impl Into<IpAddress>, port: u16) -> SocketHandle {
+        let handle = self.dial(address, port);
+        self.until("a connection", |guest| guest.tcp(handle).state() == tcp::State::Established);
+        handle
+    }
+
+    pub(crate) fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// Sends a frame that no stack would.
+    pub(crate) fn inject(&mut self, frame: Vec<u8>) {
+        self.wire.from_guest.push_back(frame);
+        self.work();
+    }
+}

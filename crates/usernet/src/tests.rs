@@ -1,0 +1,511 @@
+//! A guest with a network stack, on a network, with servers on this machine's loopback addresses.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use smoltcp::socket::{dhcpv4, tcp, udp};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4DstUnreachable, Icmpv4Message,
+    Icmpv4Packet, IpAddress, IpCidr, IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Address,
+};
+
+use crate::config::{Config, Ipv6};
+use crate::outbox::write_ip_header;
+use crate::testing::{GUEST, Guest, HOST, MAC, Random};
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
+
+fn guest() -> Guest {
+    Guest::new(Config::default())
+}
+
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// A port on which nobody listens.
+fn closed_port() -> u16 {
+    listener().1
+}
+
+/// An IPv4 packet in a frame from the guest's Ethernet address.
+fn frame(source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 14 + 20 + payload.len()];
+    let repr = EthernetRepr {
+        src_addr: EthernetAddress(MAC),
+        dst_addr: EthernetAddress(Config::default().gateway_mac),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
+    write_ip_header(&mut bytes[14..], source.into(), target.into(), protocol, 64);
+    bytes[34..].copy_from_slice(payload);
+    bytes
+}
+
+fn udp_bytes(source: u16, target: u16, data: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(8 + data.len()).unwrap();
+    let mut bytes = [source.to_be_bytes(), target.to_be_bytes(), len.to_be_bytes(), [0; 2]].concat();
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+fn syn(source: u16, target: u16) -> Vec<u8> {
+    let mut bytes = [source.to_be_bytes(), target.to_be_bytes()].concat();
+    bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x40, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+/// The ICMP messages among the frames that the guest was given: source, type, code.
+fn icmp_messages(guest: &mut Guest) -> Vec<(Ipv4Addr, Icmpv4Message, u8)> {
+    let frames = guest.wire.seen.take().unwrap_or_default();
+    let message = |frame: &Vec<u8>| {
+        let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+        let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+        if frame.ethertype() != EthernetProtocol::Ipv4 || packet.next_header() != IpProtocol::Icmp {
+            return None;
+        }
+        let message = Icmpv4Packet::new_checked(packet.payload()).unwrap();
+        assert!(message.verify_checksum() && packet.verify_checksum());
+        Some((packet.src_addr(), message.msg_type(), message.msg_code()))
+    };
+    let found = frames.iter().filter_map(message).collect();
+    guest.wire.seen = Some(Vec::new());
+    found
+}
+
+#[test]
+fn an_address_is_given_by_dhcp() {
+    let mut guest = Guest::without_address(Config::default());
+    let handle = guest.sockets.add(dhcpv4::Socket::new());
+    let mut given = None;
+    guest.until("a lease", |guest| {
+        if let Some(dhcpv4::Event::Configured(lease)) =
+            guest.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll()
+        {
+            given = Some((lease.address, lease.router, lease.dns_servers.first().copied()));
+        }
+        given.is_some()
+    });
+    assert_eq!(given, Some((smoltcp::wire::Ipv4Cidr::new(GUEST, 24), Some(GATEWAY), Some(GATEWAY))));
+}
+
+#[test]
+fn bytes_arrive_whole_both_ways_and_each_end_is_told() {
+    for mtu in [1500, 65_500] {
+        let (listener, port) = listener();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            // Ends only when the guest's half is closed; the other half is still open.
+            stream.read_to_end(&mut all).unwrap();
+            stream.write_all(&all).unwrap();
+            all.len()
+        });
+        let mut guest = Guest::new(Config { mtu, ..Config::default() });
+        let handle = guest.connect(HOST, port);
+        let data: Vec<u8> =
+            (0..3_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        let (mut sent, mut received) = (0, Vec::new());
+        guest.until("the echo", |guest| {
+            let socket = guest.tcp(handle);
+            if sent < data.len() {
+                sent += socket.send_slice(&data[sent..]).unwrap();
+                if sent == data.len() {
+                    socket.close();
+                }
+            }
+            while socket.can_recv() {
+                socket.recv(|bytes| (bytes.len(), received.extend_from_slice(bytes))).unwrap();
+            }
+            received.len() == data.len() && !socket.may_recv()
+        });
+        assert!(received == data, "other bytes came back");
+        assert_eq!(server.join().unwrap(), data.len());
+        guest.until("the end", |guest| guest.network.conversations() == (0, 0));
+    }
+}
+
+#[test]
+fn a_refusal_is_a_reset_at_once() {
+    let mut guest = guest();
+    let begun = Instant::now();
+    let handle = guest.dial(HOST, closed_port());
+    guest.until("a reset", |guest| guest.tcp(handle).state() == tcp::State::Closed);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(guest.network.conversations(), (0, 0));
+}
+
+#[test]
+fn a_server_on_the_other_loopback_address_is_found() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
+    let port = listener.local_addr().unwrap().port();
+    guest().connect(HOST, port);
+    listener.accept().unwrap();
+}
+
+#[test]
+fn resets_go_both_ways() {
+    let (listener, port) = listener();
+    let mut guest = guest();
+    let handle = guest.connect(HOST, port);
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).abort();
+    guest.until("the connection is gone", |guest| guest.network.conversations() == (0, 0));
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+
+    let handle = guest.connect(HOST, port);
+    let (stream, _) = listener.accept().unwrap();
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    guest.until("a reset", |guest| guest.tcp(handle).state() == tcp::State::Closed);
+    assert_eq!(guest.network.conversations(), (0, 0));
+}
+
+#[test]
+fn a_segment_of_no_connection_is_reset() {
+    let mut guest = guest();
+    let mut stray = syn(4000, 4001);
+    stray[13] = 0x10;
+    guest.wire.seen = Some(Vec::new());
+    guest.inject(frame(GUEST, HOST, IpProtocol::Tcp, &stray));
+    let seen = guest.wire.seen.take().unwrap();
+    assert!(seen.iter().any(|frame| frame.get(23) == Some(&6) && frame[47] & 0x04 != 0), "{seen:?}");
+}
+
+#[test]
+fn a_guest_that_never_reads_costs_a_bounded_amount() {
+    let (listener, port) = listener();
+    let mut guest = guest();
+    guest.connect(HOST, port);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let (mut sent, mut still) = (0, 0);
+    guest.until("the server is held back", |_| {
+        match stream.write(&[7; 1 << 16]) {
+            Ok(count) => (sent, still) = (sent + count, 0),
+            Err(_) => still += 1,
+        }
+        still > 50
+    });
+    // The guest's own buffer, ours, and what the kernel keeps of a loopback connection.
+    assert!(sent < 64 << 20, "{sent} bytes");
+}
+
+#[test]
+fn a_guest_without_room_loses_nothing() {
+    let (listener, port) = listener();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&[1; 300_000]).unwrap();
+    });
+    let mut guest = guest();
+    guest.wire.room = Some(1);
+    let handle = guest.connect(HOST, port);
+    let mut received = 0;
+    guest.until("all bytes", |guest| {
+        let socket = guest.tcp(handle);
+        while socket.can_recv() {
+            received += socket.recv(|bytes| (bytes.len(), bytes.len())).unwrap();
+        }
+        received == 300_000
+    });
+    server.join().unwrap();
+}
+
+#[test]
+fn idle_connections_are_no_burden() {
+    let (listener, port) = listener();
+    let mut guest = guest();
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        let handle = guest.connect(HOST, port);
+        idle.push(listener.accept().unwrap());
+        // The guest's own stack is the slow one.
+        guest.sockets.remove(handle);
+    }
+    assert_eq!(guest.network.conversations().0, 200);
+    let handle = guest.connect(HOST, port);
+    let (mut stream, _) = listener.accept().unwrap();
+    for _ in 0..100 {
+        guest.tcp(handle).send_slice(b"x").unwrap();
+        guest.work();
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    guest.network.reset();
+    assert_eq!(guest.network.conversations(), (0, 0));
+}
+
+#[test]
+fn too_many_connections_are_not_answered() {
+    let (listener, port) = listener();
+    let mut config = Config::default();
+    config.limits.connections = 2;
+    let mut guest = Guest::new(config);
+    let (first, _second) = (guest.connect(HOST, port), guest.connect(HOST, port));
+    let third = guest.dial(HOST, port);
+    guest.work();
+    assert_eq!(guest.tcp(third).state(), tcp::State::SynSent);
+    guest.tcp(first).abort();
+    guest.until("there is room again", |guest| guest.tcp(third).state() == tcp::State::Established);
+    drop(listener);
+}
+
+fn udp_socket(guest: &mut Guest) -> smoltcp::iface::SocketHandle {
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 16 << 10]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(5000).unwrap();
+    guest.sockets.add(socket)
+}
+
+#[test]
+fn datagrams_go_both_ways_and_a_closed_port_is_told() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut guest = guest();
+    let handle = udp_socket(&mut guest);
+    let host = |port| IpEndpoint::new(IpAddress::Ipv4(HOST), port);
+    guest.sockets.get_mut::<udp::Socket<'_>>(handle).send_slice(b"ping", host(port)).unwrap();
+    guest.work();
+    let mut bytes = [0; 100];
+    let (len, from) = server.recv_from(&mut bytes).unwrap();
+    assert_eq!(&bytes[..len], b"ping");
+    server.send_to(b"pong", from).unwrap();
+    guest.until("an answer", |guest| guest.sockets.get_mut::<udp::Socket<'_>>(handle).can_recv());
+    let (answer, meta) = guest.sockets.get_mut::<udp::Socket<'_>>(handle).recv().unwrap();
+    assert_eq!((answer, meta.endpoint), (&b"pong"[..], host(port)));
+    assert_eq!(guest.network.conversations(), (0, 1));
+
+    drop(server);
+    guest.wire.seen = Some(Vec::new());
+    let refused = (HOST, Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::PortUnreachable));
+    guest.until("an ICMP message", |guest| {
+        guest.sockets.get_mut::<udp::Socket<'_>>(handle).send_slice(b"x", host(port)).unwrap();
+        icmp_messages(guest).contains(&refused)
+    });
+}
+
+#[test]
+fn the_oldest_conversation_makes_room() {
+    let mut config = Config::default();
+    config.limits.datagram_flows = 2;
+    let mut guest = Guest::new(config);
+    for port in 1..=5 {
+        guest.inject(frame(GUEST, HOST, IpProtocol::Udp, &udp_bytes(1000 + port, 9, b"x")));
+    }
+    assert_eq!(guest.network.conversations(), (0, 2));
+}
+
+#[test]
+fn forged_addresses_and_odd_targets_lead_nowhere() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut guest = guest();
+    for source in [Ipv4Addr::new(192, 168, 127, 3), HOST, GATEWAY, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]
+    {
+        guest.inject(frame(source, HOST, IpProtocol::Udp, &udp_bytes(1, port, b"x")));
+        guest.inject(frame(source, HOST, IpProtocol::Tcp, &syn(1, port)));
+    }
+    for target in
+        [Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(224, 0, 0, 1)]
+    {
+        guest.inject(frame(GUEST, target, IpProtocol::Udp, &udp_bytes(1, port, b"x")));
+        guest.inject(frame(GUEST, target, IpProtocol::Tcp, &syn(1, port)));
+    }
+    assert_eq!(guest.network.conversations(), (0, 0));
+    assert!(guest.wire.to_guest.is_empty());
+}
+
+#[test]
+fn nobodys_address_and_the_routers_ports_are_told() {
+    let mut guest = guest();
+    guest.wire.seen = Some(Vec::new());
+    guest.inject(frame(GUEST, Ipv4Addr::new(192, 168, 127, 99), IpProtocol::Tcp, &syn(1, 80)));
+    guest.inject(frame(GUEST, GATEWAY, IpProtocol::Udp, &udp_bytes(1, 80, b"x")));
+    let unreachable = Icmpv4Message::DstUnreachable;
+    assert_eq!(icmp_messages(&mut guest), [(GATEWAY, unreachable, 1), (GATEWAY, unreachable, 3)]);
+}
+
+#[test]
+fn the_router_and_the_host_answer_pings() {
+    let mut guest = guest();
+    guest.wire.seen = Some(Vec::new());
+    for target in [GATEWAY, HOST] {
+        guest.inject(frame(GUEST, target, IpProtocol::Icmp, &[8, 0, 0, 0, 1, 2, 3, 4, 5]));
+    }
+    let reply = Icmpv4Message::EchoReply;
+    assert_eq!(icmp_messages(&mut guest), [(GATEWAY, reply, 0), (HOST, reply, 0)]);
+}
+
+/// A network whose host has a name server that answers every question with `10.9.8.7`, but for those that it drops.
+fn with_name_server(drops: usize) -> (Guest, tempfile::TempDir, thread::JoinHandle<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let config = Config {
+        name_server_port: server.local_addr().unwrap().port(),
+        resolv_conf: folder.path().join("resolv.conf"),
+        ..Config::default()
+    };
+    // The first one refuses: nobody is there.
+    std::fs::write(&config.resolv_conf, "nameserver 127.0.0.77\nnameserver 127.0.0.1\nsearch a.org b.org\n")
+        .unwrap();
+    let thread = thread::spawn(move || {
+        let mut bytes = [0; 512];
+        for number in 0.. {
+            let (len, from) = server.recv_from(&mut bytes).unwrap();
+            if number < drops {
+                continue;
+            }
+            let mut answer = bytes[..len].to_vec();
+            answer[2] |= 0x80;
+            // One for another question comes first.
+            answer[0] ^= 1;
+            server.send_to(&answer, from).unwrap();
+            answer[0] ^= 1;
+            answer[7] = 1;
+            answer.extend_from_slice(&[0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 9, 8, 7]);
+            server.send_to(&answer, from).unwrap();
+            return;
+        }
+    });
+    (Guest::new(config), folder, thread)
+}
+
+fn question(name: &str) -> Vec<u8> {
+    let mut bytes = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.extend_from_slice(&[0, 0, 1, 0, 1]);
+    bytes
+}
+
+/// The last four bytes of the answer to a question for an address.
+fn resolve(guest: &mut Guest, name: &str) -> [u8; 4] {
+    let handle = udp_socket(guest);
+    let server = IpEndpoint::new(IpAddress::Ipv4(GATEWAY), 53);
+    guest.sockets.get_mut::<udp::Socket<'_>>(handle).send_slice(&question(name), server).unwrap();
+    guest.until("an answer", |guest| guest.sockets.get_mut::<udp::Socket<'_>>(handle).can_recv());
+    let (answer, meta) = guest.sockets.get_mut::<udp::Socket<'_>>(handle).recv().unwrap();
+    assert_eq!((&answer[..2], meta.endpoint), (&[7, 7][..], server));
+    let address = *answer.last_chunk().unwrap();
+    guest.sockets.remove(handle);
+    address
+}
+
+#[test]
+fn names_are_resolved_by_the_hosts_servers_and_the_hosts_own_here() {
+    let (mut guest, _folder, server) = with_name_server(0);
+    for name in ["host.docker.internal", "Gateway.Docker.Internal", "host.coracle.internal"] {
+        assert_eq!(resolve(&mut guest, name), HOST.octets());
+    }
+    assert_eq!(resolve(&mut guest, "example.org"), [10, 9, 8, 7]);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_lost_question_is_asked_again() {
+    let (mut guest, _folder, server) = with_name_server(1);
+    assert_eq!(resolve(&mut guest, "example.org"), [10, 9, 8, 7]);
+    server.join().unwrap();
+}
+
+#[test]
+fn without_a_name_server_the_guest_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let name_server_port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = Config { resolv_conf: folder.path().join("none"), name_server_port, ..Config::default() };
+    let mut guest = Guest::new(config);
+    let answer = resolve(&mut guest, "example.org");
+    assert_eq!(answer, [0, 1, 0, 1], "the answer ends with the question");
+}
+
+#[test]
+fn ipv6_is_advertised_and_leads_to_the_host() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
+    let port = listener.local_addr().unwrap().port();
+    let mut guest = Guest::without_address(Config { ipv6: Ipv6::Always, ..Config::default() });
+    let address: Ipv6Address = "fd63:6f72:6163:6c65::77".parse().unwrap();
+    guest.stack.update_ip_addrs(|addresses| {
+        addresses.push(IpCidr::new(IpAddress::Ipv6(address), 64)).unwrap();
+        addresses.push(IpCidr::new(IpAddress::Ipv6("fe80::77".parse().unwrap()), 64)).unwrap();
+    });
+    // A router's solicitation (RFC 4861, section 4.1) to all routers.
+    let mut solicitation = vec![0; 14 + 40 + 8];
+    solicitation[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 2]);
+    solicitation[6..12].copy_from_slice(&MAC);
+    solicitation[12..14].copy_from_slice(&[0x86, 0xdd]);
+    let all_routers: Ipv6Address = "ff02::2".parse().unwrap();
+    let link_local: Ipv6Address = "fe80::77".parse().unwrap();
+    write_ip_header(&mut solicitation[14..], link_local.into(), all_routers.into(), IpProtocol::Icmpv6, 255);
+    solicitation[54] = 133;
+    guest.wire.seen = Some(Vec::new());
+    guest.inject(solicitation);
+    let seen = guest.wire.seen.take().unwrap();
+    let advertisement = seen.iter().find(|frame| frame.get(54) == Some(&134)).expect("an advertisement");
+    assert!(advertisement.windows(8).any(|bytes| bytes == &address.octets()[..8]));
+
+    let host: Ipv6Address = "fd63:6f72:6163:6c65::254".parse().unwrap();
+    let handle = guest.connect(host, port);
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.tcp(handle).send_slice(b"six").unwrap();
+    guest.work();
+    let mut bytes = [0; 3];
+    stream.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"six");
+    stream.shutdown(Shutdown::Both).unwrap();
+}
+
+/// Whatever comes, nothing panics, and what is kept stays bounded.
+#[test]
+fn no_frame_makes_it_panic() {
+    let mut config = Config { ipv6: Ipv6::Always, ..Config::default() };
+    config.limits.datagram_flows = 8;
+    config.limits.connections = 8;
+    config.limits.questions = 8;
+    let folder = tempfile::tempdir().unwrap();
+    config.resolv_conf = folder.path().join("none");
+    config.name_server_port = closed_port();
+    let mut random = Random::new(0xc0de);
+
+    // Good frames of every kind: those that a guest's stack sends, and some by hand.
+    let mut samples = vec![
+        frame(GUEST, GATEWAY, IpProtocol::Udp, &udp_bytes(1, 53, &question("a.example.org"))),
+        frame(GUEST, HOST, IpProtocol::Udp, &udp_bytes(1, 9, b"data")),
+        frame(GUEST, HOST, IpProtocol::Tcp, &syn(1, 9)),
+        frame(GUEST, HOST, IpProtocol::Icmp, &[8, 0, 0, 0, 1, 2, 3, 4, 5]),
+    ];
+    let mut booting = Guest::without_address(Config::default());
+    booting.sockets.add(dhcpv4::Socket::new());
+    booting.stack.poll(smoltcp::time::Instant::ZERO, &mut booting.wire, &mut booting.sockets);
+    samples.extend(booting.wire.from_guest.drain(..));
+    let mut dialing = guest();
+    dialing.dial(HOST, 9);
+    dialing.stack.poll(smoltcp::time::Instant::ZERO, &mut dialing.wire, &mut dialing.sockets);
+    samples.extend(dialing.wire.from_guest.drain(..));
+    for kind in [128, 133, 135, 136, 143] {
+        let mut message = vec![0; 14 + 40 + 32];
+        message[6..12].copy_from_slice(&MAC);
+        message[12..14].copy_from_slice(&[0x86, 0xdd]);
+        let (from, to): (Ipv6Address, Ipv6Address) =
+            ("fe80::77".parse().unwrap(), "fe80::1".parse().unwrap());
+        write_ip_header(&mut message[14..], from.into(), to.into(), IpProtocol::Icmpv6, 255);
+        message[54] = kind;
+        samples.push(message);
+    }
+
+    let mut guest = Guest::new(config);
+    for _ in 0..60_000 {
+        let sample = &samples[random.below(samples.len())];
+        let damaged = random.damaged(sample);
+        guest.wire.from_guest.push_back(damaged);
+        guest.network.exchange(&mut guest.wire).unwrap();
+        guest.wire.to_guest.clear();
+    }
+    let (connections, datagrams) = guest.network.conversations();
+    assert!(connections <= 8 && datagrams <= 8, "{connections} connections, {datagrams} of datagrams");
+}
