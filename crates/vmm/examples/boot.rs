@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         cmdline: format!("console=ttyS0 root=/dev/vda ro {}", parameters.join(" ")),
         disks: vec![Disk { path: root.into(), read_only: true, id: "root".into() }],
         vsock: Some(VsockConfig { guest_cid: 3 }),
+        net: None,
         console_log: "console.log".into(),
         runtime_dir: runtime_dir.clone(),
         accel: Accel::Auto,

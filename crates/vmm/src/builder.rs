@@ -4,23 +4,26 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::config::{ConfigError, VmConfig};
-use crate::devices::transport::vhost_user;
+use crate::devices::transport::vhost_user::{self, ServeError};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Image, ImageError};
+use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockDevice};
 use crate::emulator::console::{self, LOG_BYTES, Log};
 use crate::emulator::process::{self, End};
-use crate::emulator::qemu::{self, Board, Kind};
+use crate::emulator::qemu::{self, Board, Device, Kind};
 use crate::emulator::tsc::Measurement;
 use crate::hypervisor::{Accelerator, ProbeError, probe};
 use crate::vm::{Shared, Vm, VmInfo};
@@ -52,6 +55,53 @@ pub enum Error {
 struct Attached {
     kind: Kind,
     emulator_end: UnixStream,
+    /// Where the emulator connects to, if it does not use its end.
+    path: Option<PathBuf>,
+}
+
+impl Attached {
+    fn as_device(&self) -> Device<'_> {
+        Device { kind: self.kind, socket: self.emulator_end.as_fd(), path: self.path.as_deref() }
+    }
+}
+
+/// Our end of the way to a device's emulator.
+struct DeviceEnd {
+    socket: UnixStream,
+    /// Where the emulator connects to instead; the socket then only tells of the emulator's end.
+    listener: Option<UnixListener>,
+}
+
+impl DeviceEnd {
+    /// The connection. `None` if the emulator ended before it made one.
+    fn connect(self) -> io::Result<Option<UnixStream>> {
+        let Some(listener) = self.listener else {
+            return Ok(Some(self.socket));
+        };
+        loop {
+            let mut waits =
+                [PollFd::new(&listener, PollFlags::IN), PollFd::new(&self.socket, PollFlags::empty())];
+            retry_on_intr(|| poll(&mut waits, None))?;
+            if !waits[0].revents().is_empty() {
+                return listener.accept().map(|(stream, _)| Some(stream));
+            }
+            if !waits[1].revents().is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// A socket at `path`, in place of what a machine that was killed has left there. The directory's mode keeps others away.
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let listen = || {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        UnixListener::bind(path)
+    };
+    listen().map_err(|source| Error::Setup { what: "a device's socket", source })
 }
 
 /// See [`Vm::start`].
@@ -77,6 +127,10 @@ pub(crate) fn start(config: VmConfig) -> Result<Vm, Error> {
     if let Some(device) = vsock_device {
         devices.push((Kind::Vsock, Box::new(device)));
     }
+    if let Some(net) = config.net {
+        let (mac, mtu) = (net.mac, net.mtu);
+        devices.push((Kind::Net { mac, mtu }, Box::new(Net::new(mac, mtu, net.network))));
+    }
     devices.push((Kind::Rng, Box::new(Rng::default())));
 
     let console_log = config.console_log.clone();
@@ -86,8 +140,11 @@ pub(crate) fn start(config: VmConfig) -> Result<Vm, Error> {
     let mut threads = Vec::new();
     for (kind, device) in devices {
         let (device_end, emulator_end) = pair("a device's socket")?;
-        threads.push(serve(device, device_end, Arc::clone(&shared))?);
-        attached.push(Attached { kind, emulator_end });
+        let path =
+            kind.is_opened_by_path().then(|| config.runtime_dir.join(format!("{}.sock", device.name())));
+        let listener = path.as_deref().map(listen).transpose()?;
+        threads.push(serve(kind, device, DeviceEnd { socket: device_end, listener }, Arc::clone(&shared))?);
+        attached.push(Attached { kind, emulator_end, path });
     }
 
     let (report, started) = mpsc::sync_channel(1);
@@ -102,7 +159,7 @@ pub(crate) fn start(config: VmConfig) -> Result<Vm, Error> {
                 cmdline: &config.cmdline,
                 tsc_khz: tsc.and_then(Measurement::finish),
                 console: console_emulator_end.as_fd(),
-                devices: attached.iter().map(|device| (device.kind, device.emulator_end.as_fd())).collect(),
+                devices: attached.iter().map(Attached::as_device).collect(),
             };
             let child = spawn(&program, &board, &shared);
             // From here on the emulator has the only copy of its ends: its death closes them.
@@ -167,13 +224,22 @@ fn pair(what: &'static str) -> Result<(UnixStream, UnixStream), Error> {
 
 /// Serves a device on a thread of its own until the emulator closes the other end.
 fn serve(
+    kind: Kind,
     device: Box<dyn VirtioDevice>,
-    socket: UnixStream,
+    end: DeviceEnd,
     shared: Arc<Shared>,
 ) -> Result<JoinHandle<()>, Error> {
     let name = device.name().to_owned();
     spawn_thread(&format!("vmm-{name}"), move || {
-        let result = vhost_user::serve(device, socket);
+        let config = match kind {
+            Kind::Net { .. } => vhost_user::Config::Known,
+            Kind::Blk | Kind::Vsock | Kind::Rng => vhost_user::Config::Asked,
+        };
+        let result = match end.connect() {
+            Ok(Some(socket)) => vhost_user::serve(device, socket, config),
+            Ok(None) => Ok(()),
+            Err(error) => Err(ServeError::EventLoop(error)),
+        };
         shared.device_ended(&name, result);
     })
 }
@@ -181,7 +247,7 @@ fn serve(
 /// Starts the emulator. The calling thread MUST live as long as it does: its end kills it.
 fn spawn(program: &Path, board: &Board<'_>, shared: &Shared) -> io::Result<Child> {
     let mut inherited: Vec<BorrowedFd<'_>> = vec![board.console];
-    inherited.extend(board.devices.iter().map(|(_, socket)| *socket));
+    inherited.extend(board.devices.iter().map(|device| device.socket));
     let mut child = process::spawn(program, &board.arguments(), &inherited)?;
     let process = Pid::from_child(&child);
     match pidfd_open(process, PidfdFlags::empty()) {
@@ -242,6 +308,7 @@ mod tests {
             cmdline: String::new(),
             disks: Vec::new(),
             vsock: None,
+            net: None,
             console_log: directory.join("console.log"),
             runtime_dir: directory.join("run"),
             accel: Accel::Qemu,

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::devices::virtio::blk::ID_BYTES;
+use crate::devices::virtio::net;
 
 /// A machine to be started.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct VmConfig {
     /// Virtual CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
@@ -21,6 +22,7 @@ pub struct VmConfig {
     pub cmdline: String,
     pub disks: Vec<Disk>,
     pub vsock: Option<VsockConfig>,
+    pub net: Option<NetConfig>,
     /// What the guest writes to its console is appended here; bounded, with one older file beside it
     /// ([`console`](crate::emulator::console)).
     pub console_log: PathBuf,
@@ -43,6 +45,22 @@ pub struct Disk {
 pub struct VsockConfig {
     /// The guest's address: 3 or more. It need not differ between machines.
     pub guest_cid: u32,
+}
+
+/// The network device.
+pub struct NetConfig {
+    /// The guest's Ethernet address: a unicast one.
+    pub mac: [u8; 6],
+    /// The link's MTU, at least 68. What the two sides leave to each other may be longer.
+    pub mtu: u16,
+    /// Whom the guest's frames go to.
+    pub network: Box<dyn net::Network>,
+}
+
+impl fmt::Debug for NetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetConfig").field("mac", &self.mac).field("mtu", &self.mtu).finish_non_exhaustive()
+    }
 }
 
 /// Which means of running CPUs the user asks for.
@@ -88,8 +106,11 @@ pub const MAX_CPUS: u8 = 64;
 /// The least memory a kernel of ours can boot in.
 pub const MIN_MEMORY_MIB: u64 = 64;
 
-/// Disks beside the two other devices: the emulated board has eight slots.
-pub const MAX_DISKS: usize = 6;
+/// Disks beside the three other devices: the emulated board has eight slots.
+pub const MAX_DISKS: usize = 5;
+
+/// The least MTU of IPv4 (RFC 791).
+const MIN_MTU: u16 = 68;
 
 /// A machine that cannot be, whatever the host.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +125,8 @@ pub enum ConfigError {
     DiskId { id: String },
     #[error("guest CID {cid} is reserved")]
     Cid { cid: u32 },
+    #[error("a network card cannot have the Ethernet address {mac:x?} and the MTU {mtu}")]
+    Net { mac: [u8; 6], mtu: u16 },
     #[error("the kernel command line contains a NUL byte or is longer than 2047 bytes")]
     CommandLine,
 }
@@ -128,6 +151,12 @@ impl VmConfig {
         if let Some(VsockConfig { guest_cid: cid @ (0..=2 | u32::MAX) }) = self.vsock {
             return Err(ConfigError::Cid { cid });
         }
+        // The lowest bit marks an address of many.
+        if let Some(NetConfig { mac, mtu, .. }) = self.net
+            && (mac[0] & 1 != 0 || mtu < MIN_MTU)
+        {
+            return Err(ConfigError::Net { mac, mtu });
+        }
         // COMMAND_LINE_SIZE of x86, which the devices share.
         if self.cmdline.contains('\0') || self.cmdline.len() > 2047 {
             return Err(ConfigError::CommandLine);
@@ -148,6 +177,7 @@ mod tests {
             cmdline: "console=ttyS0".into(),
             disks: vec![Disk { path: "/disk".into(), read_only: false, id: "data".into() }],
             vsock: Some(VsockConfig { guest_cid: 3 }),
+            net: None,
             console_log: "/log".into(),
             runtime_dir: "/run".into(),
             accel: Accel::Auto,
@@ -162,7 +192,7 @@ mod tests {
             |c| c.cpus = 65,
             |c| c.memory_mib = 63,
             |c| c.memory_mib = u64::MAX,
-            |c| c.disks = vec![c.disks[0].clone(); 7],
+            |c| c.disks = vec![c.disks[0].clone(); 6],
             |c| c.disks[0].id = "x".repeat(21),
             |c| c.vsock = Some(VsockConfig { guest_cid: 2 }),
             |c| c.cmdline = "a\0b".into(),

@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::interface::Interface;
 
 const HOSTNAME: &str = "coracle";
 
@@ -64,41 +64,9 @@ pub(crate) fn apply() {
             tracing::warn!("cannot raise the limit of {name}: {error}");
         }
     }
-    if let Err(error) = loopback_up() {
-        tracing::warn!("{error:#}");
+    // The kernel then gives it 127.0.0.1 and ::1.
+    if let Err(error) = Interface::new("lo").and_then(|loopback| loopback.up()) {
+        tracing::warn!("cannot set the loopback interface up: {error}");
     }
     tracing::debug!("limits are set");
-}
-
-/// Sets the interface `lo` up; the kernel then gives it 127.0.0.1 and ::1. netdevice(7).
-fn loopback_up() -> Result<()> {
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
-    .context("no socket to set the loopback interface up with")?;
-    set_up_flag(&socket, b"lo").context("cannot set the loopback interface up")
-}
-
-fn set_up_flag(socket: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    // SAFETY: all zeroes is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
-    }
-    // SAFETY: both requests take an ifreq and read or write its flags; the name ends with a zero byte,
-    // as it is shorter than the field.
-    let result = unsafe {
-        match libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) {
-            0 => {
-                let up = libc::IFF_UP as libc::c_short;
-                request.ifr_ifru.ifru_flags |= up;
-                libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
-            }
-            error => error,
-        }
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,10 +1,11 @@
 //! PID 1 of the guest: prepares the machine, keeps the engine running, answers the host, and ends it all
 //! in order.
 //!
-//! Three kinds of threads, none of which runs while nothing happens:
+//! Kinds of threads, none of which runs while nothing happens:
 //! * the main thread reaps ended processes and takes signals;
 //! * the life thread goes through the stages, from the data disk to the power-off;
-//! * the control thread accepts the host's connections, each served by a thread of its own.
+//! * the control thread accepts the host's connections, each served by a thread of its own;
+//! * the network thread ends when the machine has an address.
 //!
 //! PID 1 must not end: the kernel would panic. What fails becomes [`wire::guest::Stage::Failed`], and
 //! the machine stays up for a shell; only when nobody could reach it either is it switched off.
@@ -15,6 +16,8 @@ mod cgroups;
 mod clock;
 /// The host's requests.
 mod control;
+/// Asking for an address.
+mod dhcp;
 /// The data disk.
 mod disk;
 /// The engine's messages.
@@ -23,10 +26,14 @@ mod engine_log;
 mod engine_process;
 /// Making the data disk's file system.
 mod format;
+/// Network interfaces.
+mod interface;
 /// Host name, kernel settings, resource limits, loopback.
 mod limits;
 /// The pseudo file systems.
 mod mounts;
+/// The way out.
+mod network;
 /// Whether the engine serves.
 mod ping;
 /// Power-off.
@@ -191,6 +198,7 @@ impl Life {
     fn live(&self, mounted: Result<()>) -> Result<Option<Child>> {
         let machine = &self.machine;
         mounted.context("cannot set up the machine")?;
+        network::set_up();
         // The kernel takes its time for either, so do both at once.
         let set_up = thread::Builder::new()
             .name("set-up".to_owned())

@@ -15,6 +15,7 @@ use super::{
     disk,
     image::GuestImage,
     lock::LockedHome,
+    network,
     process::{Accelerator, Machine},
     vm::{Ended, Vm},
 };
@@ -55,6 +56,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
             vmm::Disk { path: dir.disk_image(), read_only: false, id: "data".to_owned() },
         ],
         vsock: Some(vmm::VsockConfig { guest_cid: GUEST_CID }),
+        net: Some(network::card().context("cannot set up the guest's network")?),
         console_log: dir.console_log(),
         runtime_dir: dir.runtime_dir(),
         accel: settings.accel,

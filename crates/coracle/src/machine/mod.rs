@@ -26,6 +26,8 @@ pub(crate) mod lock;
 pub(crate) mod log;
 /// Machine names.
 pub(crate) mod name;
+/// The guest's network card.
+pub(crate) mod network;
 /// The machine process.
 pub(crate) mod process;
 /// Sizes as people write them.

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use crate::devices::virtio::QUEUE_SIZE;
@@ -37,17 +38,35 @@ const TICKS_PER_SECOND: u64 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Blk,
+    /// QEMU answers for its configuration space itself.
+    Net {
+        mac: [u8; 6],
+        mtu: u16,
+    },
     Vsock,
     Rng,
 }
 
 impl Kind {
-    /// The value of `-device`, without slot and socket.
-    fn driver(self) -> String {
+    /// Whether QEMU has to open the socket by its path, as it does for networks: it does not see that one it has
+    /// inherited can pass descriptors.
+    pub(crate) fn is_opened_by_path(self) -> bool {
+        matches!(self, Kind::Net { .. })
+    }
+
+    /// The value of `-device`, without its slot. `socket` names the character device that leads to us.
+    fn driver(self, socket: &str) -> String {
         match self {
-            Kind::Blk => format!("vhost-user-blk,num-queues=1,queue-size={QUEUE_SIZE}"),
-            Kind::Vsock => "vhost-user-vsock-device".to_owned(),
-            Kind::Rng => "vhost-user-rng".to_owned(),
+            Kind::Blk => format!("vhost-user-blk,num-queues=1,queue-size={QUEUE_SIZE},chardev={socket}"),
+            Kind::Net { mac, mtu } => {
+                let [a, b, c, d, e, f] = mac;
+                format!(
+                    "virtio-net-device,netdev={socket},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},\
+                     host_mtu={mtu},rx_queue_size={QUEUE_SIZE},tx_queue_size={QUEUE_SIZE}"
+                )
+            }
+            Kind::Vsock => format!("vhost-user-vsock-device,chardev={socket}"),
+            Kind::Rng => format!("vhost-user-rng,chardev={socket}"),
         }
     }
 }
@@ -62,7 +81,16 @@ pub(crate) struct Board<'a> {
     pub(crate) tsc_khz: Option<u64>,
     /// Our sockets, one for the console and one per device; the child inherits them under the same numbers.
     pub(crate) console: BorrowedFd<'a>,
-    pub(crate) devices: Vec<(Kind, BorrowedFd<'a>)>,
+    pub(crate) devices: Vec<Device<'a>>,
+}
+
+/// A device of ours in QEMU's terms.
+pub(crate) struct Device<'a> {
+    pub(crate) kind: Kind,
+    /// Inherited in any case: it tells us of QEMU's end.
+    pub(crate) socket: BorrowedFd<'a>,
+    /// Where to connect to instead.
+    pub(crate) path: Option<&'a Path>,
 }
 
 impl Board<'_> {
@@ -88,12 +116,22 @@ impl Board<'_> {
         arguments.option("-chardev", format!("socket,id=console,fd={}", self.console.as_raw_fd()));
         arguments.option("-serial", "chardev:console");
         // The guest meets the devices in the order given: the first is in the last slot.
-        for (slot, (kind, socket)) in (0..self.devices.len()).rev().zip(&self.devices) {
-            arguments.option("-chardev", format!("socket,id=device{slot},fd={}", socket.as_raw_fd()));
-            arguments.option(
-                "-device",
-                format!("{},bus=virtio-mmio-bus.{slot},chardev=device{slot}", kind.driver()),
-            );
+        for (slot, Device { kind, socket, path }) in (0..self.devices.len()).rev().zip(&self.devices) {
+            let mut chardev = OsString::from(format!("socket,id=device{slot},"));
+            match path {
+                Some(path) => {
+                    chardev.push("path=");
+                    chardev.push(value(path));
+                }
+                None => chardev.push(format!("fd={}", socket.as_raw_fd())),
+            }
+            arguments.option("-chardev", chardev);
+            let socket = format!("device{slot}");
+            if let Kind::Net { .. } = kind {
+                // Names of network and character devices do not meet.
+                arguments.option("-netdev", format!("vhost-user,id={socket},chardev={socket}"));
+            }
+            arguments.option("-device", format!("{},bus=virtio-mmio-bus.{slot}", kind.driver(&socket)));
         }
         arguments.option("-kernel", self.kernel);
         arguments.option("-append", format!("{} {}", self.emulated_processor(), self.cmdline));
@@ -114,6 +152,19 @@ impl Board<'_> {
         }
         parameters
     }
+}
+
+/// A path inside an option, where a comma would end it.
+fn value(path: &Path) -> OsString {
+    let doubled = path.as_os_str().as_bytes().split_inclusive(|byte| *byte == b',');
+    let bytes: Vec<u8> = doubled.fold(Vec::new(), |mut bytes, part| {
+        bytes.extend_from_slice(part);
+        if part.ends_with(b",") {
+            bytes.push(b',');
+        }
+        bytes
+    });
+    OsString::from_vec(bytes)
 }
 
 struct Arguments(Vec<OsString>);
@@ -138,6 +189,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let fd = file.as_fd();
         let number = fd.as_raw_fd();
+        let device = |kind| Device { kind, socket: fd, path: None };
         let board = Board {
             cpus: 2,
             memory_mib: 512,
@@ -145,7 +197,16 @@ mod tests {
             cmdline: "root=/dev/vda",
             tsc_khz: Some(2_600_000),
             console: fd,
-            devices: vec![(Kind::Blk, fd), (Kind::Blk, fd), (Kind::Vsock, fd), (Kind::Rng, fd)],
+            devices: vec![
+                device(Kind::Blk),
+                device(Kind::Blk),
+                device(Kind::Vsock),
+                Device {
+                    path: Some(Path::new("/a,b/net")),
+                    ..device(Kind::Net { mac: [2, 0, 0, 0, 0, 0xab], mtu: 1500 })
+                },
+                device(Kind::Rng),
+            ],
         };
         let arguments: Vec<String> =
             board.arguments().into_iter().map(|argument| argument.into_string().unwrap()).collect();
@@ -153,12 +214,18 @@ mod tests {
             arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
         };
         let devices = values("-device");
-        assert_eq!(devices.len(), 5);
+        assert_eq!(devices.len(), 6);
         assert!(
             devices[2].starts_with("vhost-user-blk,")
-                && devices[2].ends_with("virtio-mmio-bus.2,chardev=device2")
+                && devices[2].ends_with("chardev=device3,bus=virtio-mmio-bus.3")
         );
-        assert_eq!(devices[4], "vhost-user-rng,bus=virtio-mmio-bus.0,chardev=device0");
+        assert!(
+            devices[4].starts_with("virtio-net-device,netdev=device1,mac=02:00:00:00:00:ab,host_mtu=1500,")
+                && devices[4].ends_with(",bus=virtio-mmio-bus.1")
+        );
+        assert_eq!(values("-chardev")[4], "socket,id=device1,path=/a,,b/net");
+        assert_eq!(values("-netdev"), ["vhost-user,id=device1,chardev=device1"]);
+        assert_eq!(devices[5], "vhost-user-rng,chardev=device0,bus=virtio-mmio-bus.0");
         assert_eq!(values("-chardev")[0], format!("socket,id=console,fd={number}"));
         assert_eq!(
             values("-append"),

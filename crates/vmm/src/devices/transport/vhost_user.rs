@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
@@ -53,10 +55,20 @@ pub enum ServeError {
     Panic,
 }
 
+/// Who shows the guest a device's configuration space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Config {
+    /// The emulator asks the device for it.
+    Asked,
+    /// The emulator knows it, from its own command line.
+    Known,
+}
+
 /// Serves `device` over `socket` until the emulator closes its end, which is the orderly end.
-pub fn serve(device: Box<dyn VirtioDevice>, socket: UnixStream) -> Result<(), ServeError> {
+pub fn serve(device: Box<dyn VirtioDevice>, socket: UnixStream, config: Config) -> Result<(), ServeError> {
     // A bug in a device must end the machine with a message, not leave it with a dead disk.
-    catch_unwind(AssertUnwindSafe(|| Server::new(device, socket)?.run())).unwrap_or(Err(ServeError::Panic))
+    catch_unwind(AssertUnwindSafe(|| Server::new(device, socket, config)?.run()))
+        .unwrap_or(Err(ServeError::Panic))
 }
 
 struct Server {
@@ -67,7 +79,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(device: Box<dyn VirtioDevice>, socket: UnixStream) -> Result<Self, ServeError> {
+    fn new(device: Box<dyn VirtioDevice>, socket: UnixStream, config: Config) -> Result<Self, ServeError> {
         let setup = || -> io::Result<_> {
             let epoll = Arc::new(epoll::create(CreateFlags::CLOEXEC)?);
             let watched = socket.try_clone()?;
@@ -78,7 +90,7 @@ impl Server {
             Ok((epoll, watched))
         };
         let (epoll, watched) = setup().map_err(ServeError::EventLoop)?;
-        let backend = Arc::new(Mutex::new(Backend::new(device, Arc::clone(&epoll))));
+        let backend = Arc::new(Mutex::new(Backend::new(device, Arc::clone(&epoll), config)));
         let protocol = BackendReqHandler::from_stream(socket, Arc::clone(&backend));
         Ok(Server { backend, protocol, socket: watched, epoll })
     }
@@ -101,6 +113,9 @@ impl Server {
                         if self.hung_up()? {
                             return Ok(());
                         }
+                        if self.take_early_enable()? {
+                            continue;
+                        }
                         match self.protocol.handle_request() {
                             Ok(()) => {}
                             // It was killed in the middle of a message.
@@ -120,6 +135,37 @@ impl Server {
         }
     }
 
+    /// Takes a request to enable a ring that comes before the driver's features, as QEMU sends it for networks; the
+    /// protocol library refuses it, since by the specification it needs a feature that nobody has had the chance to
+    /// acknowledge. False if the next request is something else.
+    fn take_early_enable(&mut self) -> Result<bool, ServeError> {
+        if lock(&self.backend).has_features {
+            return Ok(false);
+        }
+        let take = |bytes: &mut [u8], flags| -> io::Result<usize> {
+            Ok(retry_on_intr(|| recv(&self.socket, &mut *bytes, flags)).map(|(_, len)| len)?)
+        };
+        let mut request = [0; EnableRequest::BYTES];
+        let peeked = take(&mut request, RecvFlags::PEEK).map_err(ServeError::EventLoop)?;
+        let Some(enable) = request.get(..peeked).and_then(EnableRequest::parse) else {
+            return Ok(false);
+        };
+        take(&mut request, RecvFlags::empty()).map_err(ServeError::EventLoop)?;
+        let outcome = lock(&self.backend).set_vring_enable(enable.ring, enable.on);
+        if enable.wants_reply {
+            let reply = enable.reply(outcome.is_ok());
+            let sent = retry_on_intr(|| send(&self.socket, &reply, SendFlags::NOSIGNAL));
+            // Whether the emulator is gone is seen at the next look.
+            if let Err(error) = sent
+                && error != rustix::io::Errno::PIPE
+            {
+                return Err(ServeError::EventLoop(error.into()));
+            }
+        }
+        outcome.map_err(ServeError::Protocol)?;
+        Ok(true)
+    }
+
     /// Whether the emulator has closed its end and left nothing to read.
     fn hung_up(&self) -> Result<bool, ServeError> {
         let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -127,6 +173,46 @@ impl Server {
         poll(&mut state, Some(&now)).map_err(|error| ServeError::EventLoop(error.into()))?;
         let hung_up = state[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
         Ok(hung_up && rustix::io::ioctl_fionread(&self.socket).is_ok_and(|waiting| waiting == 0))
+    }
+}
+
+/// A request to enable a ring or to disable it (section "Front-end message types"): a header of request, flags and size,
+/// then the ring's number and 0 or 1; all in the machine's own byte order.
+struct EnableRequest {
+    ring: u32,
+    on: bool,
+    wants_reply: bool,
+}
+
+impl EnableRequest {
+    const BYTES: usize = 20;
+    const REQUEST: u32 = 18;
+    const PAYLOAD_BYTES: u32 = 8;
+    const VERSION: u32 = 0x1;
+    const IS_REPLY: u32 = 0x4;
+    const WANTS_REPLY: u32 = 0x8;
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (words, _) = bytes.as_chunks::<4>();
+        let [request, flags, size, ring, on] = words else {
+            return None;
+        };
+        let [request, flags, size, ring, on] =
+            [request, flags, size, ring, on].map(|word| u32::from_ne_bytes(*word));
+        let wants_reply = flags & EnableRequest::WANTS_REPLY != 0;
+        let known = request == EnableRequest::REQUEST && size == EnableRequest::PAYLOAD_BYTES && on <= 1;
+        known.then_some(EnableRequest { ring, on: on == 1, wants_reply })
+    }
+
+    /// The answer: the same header, and zero for success.
+    fn reply(&self, ok: bool) -> [u8; EnableRequest::BYTES] {
+        let flags = EnableRequest::VERSION | EnableRequest::IS_REPLY;
+        let words = [EnableRequest::REQUEST, flags, EnableRequest::PAYLOAD_BYTES, u32::from(!ok), 0];
+        let mut reply = [0; EnableRequest::BYTES];
+        for (to, word) in reply.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        reply
     }
 }
 
@@ -169,6 +255,9 @@ struct Mapping {
 /// The state that the protocol's requests act on.
 struct Backend {
     device: Box<dyn VirtioDevice>,
+    config: Config,
+    /// The driver's features are known.
+    has_features: bool,
     epoll: Arc<OwnedFd>,
     rings: Vec<Ring>,
     memory: GuestMemory,
@@ -176,7 +265,7 @@ struct Backend {
 }
 
 impl Backend {
-    fn new(device: Box<dyn VirtioDevice>, epoll: Arc<OwnedFd>) -> Self {
+    fn new(device: Box<dyn VirtioDevice>, epoll: Arc<OwnedFd>, config: Config) -> Self {
         let rings = device
             .queue_sizes()
             .iter()
@@ -184,7 +273,15 @@ impl Backend {
             .filter_map(|&size| Queue::new(size).ok())
             .map(|queue| Ring { queue, kick: None, call: Call(None), enabled: false, broken: false })
             .collect();
-        Backend { device, epoll, rings, memory: GuestMemory::new(), mappings: Vec::new() }
+        Backend {
+            device,
+            config,
+            has_features: false,
+            epoll,
+            rings,
+            memory: GuestMemory::new(),
+            mappings: Vec::new(),
+        }
     }
 
     /// Clears a queue's kick; false if there was none, or its queue is not to be worked on.
@@ -304,13 +401,16 @@ impl VhostUserBackendReqHandlerMut for Backend {
             // Without protocol features there is no request to enable a ring: all are, from the start.
             ring.enabled |= enabled;
         }
+        self.has_features = true;
+        self.device.negotiated(features);
         Ok(())
     }
 
     fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
         let mut features = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
         // Offered without need it makes QEMU write a warning, which a user would meet in the message of another error.
-        features.set(VhostUserProtocolFeatures::CONFIG, !self.device.config().is_empty());
+        let asked = self.config == Config::Asked && !self.device.config().is_empty();
+        features.set(VhostUserProtocolFeatures::CONFIG, asked);
         Ok(features)
     }
 
@@ -552,7 +652,7 @@ mod tests {
 
     fn start(file: &File, driver: &Driver<'_>, size: u16) -> Emulator {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let server = std::thread::spawn(move || serve(Box::new(Echo), theirs));
+        let server = std::thread::spawn(move || serve(Box::new(Echo), theirs, Config::Asked));
         let mut frontend = Frontend::from_stream(ours, 2);
         frontend.set_owner().unwrap();
         let features = frontend.get_features().unwrap();
@@ -612,6 +712,24 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_may_be_enabled_before_anything_is_negotiated() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || serve(Box::new(Echo), theirs, Config::Known));
+        for (ring, expected) in [(1_u32, 0_u64), (7, 1)] {
+            let mut request = Vec::new();
+            for word in [18, 0x9, 8, ring, 1] {
+                request.extend_from_slice(&u32::to_ne_bytes(word));
+            }
+            std::io::Write::write_all(&mut &ours, &request).unwrap();
+            let mut reply = [0; 20];
+            std::io::Read::read_exact(&mut &ours, &mut reply).unwrap();
+            assert_eq!(reply[12..], expected.to_ne_bytes(), "ring {ring}");
+        }
+        // Of the second one the device has only two.
+        assert!(matches!(server.join().unwrap(), Err(ServeError::Protocol(VhostError::InvalidParam))));
+    }
+
+    #[test]
     fn a_broken_queue_stands_still_and_the_device_lives_on() {
         let (file, memory) = shared_memory();
         let mut driver = Driver::new(&memory, 0x1000, 8);
@@ -642,7 +760,7 @@ mod tests {
     #[test]
     fn an_emulator_that_talks_nonsense_ends_the_service() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let server = std::thread::spawn(move || serve(Box::new(Echo), theirs));
+        let server = std::thread::spawn(move || serve(Box::new(Echo), theirs, Config::Asked));
         std::io::Write::write_all(&mut ours, &[0xff; 12]).unwrap();
         assert!(matches!(server.join().unwrap(), Err(ServeError::Protocol(_))));
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 pub mod blk;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod vsock;
@@ -50,6 +51,9 @@ pub trait VirtioDevice: Send {
 
     /// Feature bits of the device type (section 5, bits 0 to 23). The transport adds those of the ring and itself.
     fn features(&self) -> u64;
+
+    /// What the driver took of the features, before it starts a queue.
+    fn negotiated(&mut self, _features: u64) {}
 
     /// The largest size of each queue, in order. Each is a power of two; there are at most [`MAX_QUEUES`].
     fn queue_sizes(&self) -> &[u16];

@@ -3,7 +3,7 @@
 use std::io;
 
 use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
-use vm_memory::GuestMemoryError;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError};
 
 use crate::memory::{GuestBuffer, GuestMemory};
 
@@ -34,6 +34,10 @@ pub struct Chain<'m> {
     pub writable: GuestBuffer<'m>,
 }
 
+/// Section 2.7.8, `struct virtq_used`: flags and index, then elements of a chain's head and its length.
+const USED_HEADER_BYTES: u64 = 4;
+const USED_ELEMENT_BYTES: u64 = 8;
+
 /// One queue during one call of a device.
 pub struct VirtQueue<'a> {
     index: usize,
@@ -41,7 +45,8 @@ pub struct VirtQueue<'a> {
     queue: Option<&'a mut Queue>,
     memory: &'a GuestMemory,
     interrupt: &'a dyn Interrupt,
-    used: bool,
+    /// Where the used ring stood when the first chain was returned of which the driver was not told yet.
+    used_from: Option<u16>,
 }
 
 impl<'a> VirtQueue<'a> {
@@ -52,7 +57,7 @@ impl<'a> VirtQueue<'a> {
         memory: &'a GuestMemory,
         interrupt: &'a dyn Interrupt,
     ) -> Self {
-        VirtQueue { index, queue, memory, interrupt, used: false }
+        VirtQueue { index, queue, memory, interrupt, used_from: None }
     }
 
     /// This queue's number in its device.
@@ -108,24 +113,55 @@ impl<'a> VirtQueue<'a> {
 
     /// Returns a chain to the driver; `written` is how many bytes of its writable part were filled.
     pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        if let Some(queue) = self.queue.as_deref_mut() {
-            queue
-                .add_used(self.memory, head, written)
-                .map_err(|source| QueueError::Ring { queue: self.index, source })?;
-            self.used = true;
+        self.push_used_together(&[(head, written)])
+    }
+
+    /// Returns several chains to the driver at once: it sees all of them or none. They are one packet's buffers, each
+    /// with how many bytes of it were filled.
+    pub fn push_used_together(&mut self, chains: &[(u16, u32)]) -> Result<(), QueueError> {
+        let (Some(queue), Some((&(last, written), others))) =
+            (self.queue.as_deref_mut(), chains.split_last())
+        else {
+            return Ok(());
+        };
+        let ring = |source| QueueError::Ring { queue: self.index, source };
+        let first = queue.next_used();
+        self.used_from.get_or_insert(first);
+        // Section 2.7.8: the driver looks no further than the ring's index, which goes on with the last one.
+        let mut at = first;
+        for &(head, written) in others {
+            if head >= queue.size() {
+                return Err(ring(virtio_queue::Error::InvalidDescriptorIndex));
+            }
+            let slot = u64::from(at % queue.size());
+            let address = queue.used_ring().saturating_add(USED_HEADER_BYTES + slot * USED_ELEMENT_BYTES);
+            let [id, len] = [u32::from(head).to_le_bytes(), written.to_le_bytes()];
+            let element = [id, len].concat();
+            self.memory
+                .write_slice(&element, GuestAddress(address))
+                .map_err(|source| ring(virtio_queue::Error::GuestMemory(source)))?;
+            at = at.wrapping_add(1);
         }
-        Ok(())
+        queue.set_next_used(at);
+        queue.add_used(self.memory, last, written).map_err(ring)
     }
 
     /// Interrupts the guest if chains were returned since the last call and the driver wants to hear of them.
     pub fn notify(&mut self) -> Result<(), QueueError> {
-        let Some(queue) = self.queue.as_deref_mut().filter(|_| self.used) else {
+        let (Some(queue), Some(from)) = (self.queue.as_deref_mut(), self.used_from.take()) else {
             return Ok(());
         };
-        self.used = false;
-        let wanted = queue
-            .needs_notification(self.memory)
-            .map_err(|source| QueueError::Ring { queue: self.index, source })?;
+        let ring = |source| QueueError::Ring { queue: self.index, source };
+        let mut wanted = queue.needs_notification(self.memory).map_err(ring)?;
+        if queue.event_idx_enabled() {
+            // The queue knows only of the last of those that were returned together.
+            let address = queue.avail_ring().saturating_add(4 + 2 * u64::from(queue.size()));
+            let event = self
+                .memory
+                .read_obj::<u16>(GuestAddress(address))
+                .map_err(|source| ring(virtio_queue::Error::GuestMemory(source)))?;
+            wanted |= is_between(u16::from_le(event), from, queue.next_used());
+        }
         if wanted {
             self.interrupt.trigger().map_err(|source| QueueError::Interrupt { queue: self.index, source })?;
         }
@@ -151,6 +187,11 @@ impl<'a> VirtQueue<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a ring's index went past `event` on its way from `from` to `to` (section 2.7.10).
+fn is_between(event: u16, from: u16, to: u16) -> bool {
+    to.wrapping_sub(event).wrapping_sub(1) < to.wrapping_sub(from)
 }
 
 #[cfg(test)]
@@ -299,6 +340,33 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::{Driver, NEXT, READ, WRITE, memory};
     use super::*;
+
+    #[test]
+    fn chains_returned_together_are_told_of_once_and_by_each_ones_place() {
+        let memory = memory();
+        let mut driver = Driver::new(&memory, 0x1000, 8);
+        driver.queue.set_event_idx(true);
+        let heads: Vec<u16> = (0..3).map(|_| driver.add_chain(&[(0x10_0000, 64, WRITE)])).collect();
+        // The driver wants to hear of the first one.
+        driver.write(0x2000 + 4 + 2 * 8, &0_u16.to_le_bytes());
+        let mut queue = driver.as_queue(0);
+        while queue.pop().unwrap().is_some() {}
+        queue.push_used_together(&[(heads[0], 1), (heads[1], 2), (heads[2], 3)]).unwrap();
+        queue.notify().unwrap();
+        queue.notify().unwrap();
+        assert_eq!(driver.interrupts.0.get(), 1);
+        let expected: Vec<(u32, u32)> = heads.iter().map(|head| u32::from(*head)).zip(1..).collect();
+        assert_eq!(driver.take_used(), expected);
+        assert!(driver.as_queue(0).push_used_together(&[(8, 1), (0, 1)]).is_err());
+    }
+
+    #[test]
+    fn an_index_goes_past_an_event_also_where_it_wraps() {
+        assert!(is_between(3, 3, 4) && is_between(3, 0, 4) && !is_between(4, 0, 4) && !is_between(2, 3, 4));
+        assert!(
+            is_between(u16::MAX, u16::MAX, 1) && is_between(0, u16::MAX, 1) && !is_between(1, u16::MAX, 1)
+        );
+    }
 
     #[test]
     fn a_chain_is_split_into_readable_and_writable_parts() {
