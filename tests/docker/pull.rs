@@ -9,7 +9,8 @@ use tests::registry::{ADDRESS, TokenRegistry};
 use tests::target::Target;
 use tests::{cases, ensure_eq};
 
-/// Engines that reach a registry on this machine; the network of the VM is still to come.
+/// Engines to which the registry is at a loopback address. To one in a machine it has another name: see
+/// `tests/boot/network.rs`.
 const REACHED: &[Kind] = &[Kind::Native, Kind::Dockerd];
 
 cases! {

@@ -16,5 +16,7 @@ pub mod frame;
 pub mod guest;
 /// One JSON value a line, bounded.
 pub mod line;
+/// Addresses of a machine's network.
+pub mod network;
 /// Addresses inside and outside the guest.
 pub mod vsock;

@@ -17,6 +17,7 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use wire::guest::Stage;
+use wire::network::HOST;
 use wire::vsock::DOCKER_PORT;
 
 use super::engine_log::EngineLog;
@@ -105,6 +106,8 @@ fn command(program: &Path, log_level: &str) -> Command {
         .args(["--host", &format!("vsock://{DOCKER_PORT}")])
         .args(["--data-root", disk::MOUNTED_AT])
         .args(["--exec-root", EXEC_ROOT])
+        // A registry on the user's own machine needs no certificate, as for Docker one at 127.0.0.1 needs none.
+        .args(["--insecure-registry", &format!("{HOST}/32")])
         .args(["--log-level", log_level])
         .env_clear()
         .env("PATH", tools::PATH)

@@ -5,6 +5,7 @@ use std::{io, os::fd::BorrowedFd};
 use usernet::{Config, FRAME_BYTES, HEADER_BYTES};
 use vmm::NetConfig;
 use vmm::net::{self, Progress};
+use wire::network::{GATEWAY, GUEST, HOST, HOST_NAMES, PREFIX};
 
 /// The guest's Ethernet address. Each machine is alone on its network, so machines can share it. Locally administered,
 /// as the router's.
@@ -18,7 +19,14 @@ const _: () = assert!(HEADER_BYTES == net::HEADER_BYTES && FRAME_BYTES > 1 << 16
 /// # Errors
 /// When the host gives no descriptors.
 pub(crate) fn card() -> io::Result<NetConfig> {
-    let config = Config::default();
+    let config = Config {
+        guest: GUEST,
+        gateway: GATEWAY,
+        host: HOST,
+        prefix: PREFIX,
+        host_names: HOST_NAMES.map(str::to_owned).to_vec(),
+        ..Config::default()
+    };
     let mtu = config.mtu;
     let network = Network(usernet::Network::new(config)?);
     Ok(NetConfig { mac: GUEST_MAC, mtu, network: Box::new(network) })

@@ -1,0 +1,207 @@
+//! How a machine reaches the outside. What stands for the world here is the private network namespace in which the
+//! machine process runs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tests::archive::{Image, Tar, busybox_root};
+use tests::case::Outcome;
+use tests::engine::Kind;
+use tests::target::Target;
+use tests::{archive, cases, ensure_eq};
+
+/// More than any wait for a network that answers, and less than one that does not.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
+cases! {
+    address_route_and_name_server.on(&[Kind::Machine]),
+    servers_of_the_host.on(&[Kind::Machine]),
+    bytes_arrive_whole_both_ways.on(&[Kind::Machine]),
+    refusals.on(&[Kind::Machine]),
+    pings.on(&[Kind::Machine]),
+    names.on(&[Kind::Machine]).alone(),
+    pull_from_a_registry_of_the_host.on(&[Kind::Machine]),
+    network_after_a_restart.on(&[Kind::Machine]).alone(),
+}
+
+/// `docker run --rm --network host busybox sh -c SCRIPT`.
+fn run(t: &Target, script: &str) -> anyhow::Result<String> {
+    t.ok(["run", "--rm", "--network", "host", "busybox", "sh", "-c", script])
+}
+
+/// A server on the host's loopback address that gives `body` to everyone; its port.
+fn web_server(t: &Target, body: &[u8]) -> anyhow::Result<u16> {
+    let bind = || TcpListener::bind("127.0.0.1:0").context("binding a server's port");
+    let listener = t.namespace().in_network(bind)?;
+    let port = listener.local_addr()?.port();
+    let mut answer = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    answer.extend_from_slice(body);
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let answer = answer.clone();
+            thread::spawn(move || -> std::io::Result<()> {
+                let mut lines = BufReader::new(client.try_clone()?).lines();
+                while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+                client.write_all(&answer)
+            });
+        }
+    });
+    Ok(port)
+}
+
+fn address_route_and_name_server(t: &Target) -> Outcome {
+    let machine = t.machine()?;
+    let address = machine.ok(["shell", "--", "ip", "-4", "addr", "show", "eth0"])?;
+    ensure!(address.contains("inet 192.168.127.2/24") && address.contains("mtu 65500"), "{address}");
+    let routes = machine.ok(["shell", "--", "ip", "route"])?;
+    ensure!(routes.contains("default via 192.168.127.1 dev eth0"), "{routes}");
+    let resolver = machine.ok(["shell", "--", "cat", "/etc/resolv.conf"])?;
+    ensure!(resolver.lines().any(|line| line == "nameserver 192.168.127.1"), "{resolver}");
+    // The driver took what makes it quick.
+    let features = machine.ok(["shell", "--", "cat", "/sys/class/net/eth0/device/features"])?;
+    for (bit, name) in [
+        (0, "CSUM"),
+        (1, "GUEST_CSUM"),
+        (3, "MTU"),
+        (7, "GUEST_TSO4"),
+        (8, "GUEST_TSO6"),
+        (11, "HOST_TSO4"),
+        (12, "HOST_TSO6"),
+        (15, "MRG_RXBUF"),
+    ] {
+        ensure_eq!(features.as_bytes().get(bit), Some(&b'1'), "{name} in {features}");
+    }
+    Ok(())
+}
+
+fn servers_of_the_host(t: &Target) -> Outcome {
+    let port = web_server(t, b"from the host")?;
+    for name in
+        ["host.docker.internal", "gateway.docker.internal", "host.coracle.internal", "192.168.127.254"]
+    {
+        ensure_eq!(run(t, &format!("wget -qO- http://{name}:{port}/"))?, "from the host", "{name}");
+    }
+    Ok(())
+}
+
+fn bytes_arrive_whole_both_ways(t: &Target) -> Outcome {
+    let data: Vec<u8> = (0..20_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let folder = t.folder();
+    let file = archive::write(folder, "data", &data)?;
+    let sum = t.program("/usr/bin/md5sum").stdin_file(&file).output()?.text()?;
+    let port = web_server(t, &data)?;
+    ensure_eq!(run(t, &format!("wget -qO- http://host.docker.internal:{port}/ | md5sum"))?, sum);
+
+    // And back: what a container sends until it ends, and how much that was.
+    let bind = || TcpListener::bind("127.0.0.1:0").context("binding a server's port");
+    let listener = t.namespace().in_network(bind)?;
+    let back = listener.local_addr()?.port();
+    let received = thread::spawn(move || -> std::io::Result<u64> {
+        let (mut client, _) = listener.accept()?;
+        let count = std::io::copy(&mut client, &mut std::io::sink())?;
+        client.write_all(b"all here\n")?;
+        Ok(count)
+    });
+    let send = format!("head -c 20000000 /dev/zero | nc host.docker.internal {back}");
+    ensure_eq!(run(t, &send)?, "all here");
+    let count = received.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    ensure_eq!(count, 20_000_000);
+    Ok(())
+}
+
+fn refusals(t: &Target) -> Outcome {
+    let free = t.namespace().in_network(|| Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()))?;
+    for (address, why) in [
+        (format!("host.docker.internal:{free}"), "Connection refused"),
+        ("192.168.127.1:80".to_owned(), "Connection refused"),
+        // Nobody has this one; and out of this namespace there is no way.
+        ("192.168.127.77:80".to_owned(), "No route to host"),
+        ("203.0.113.1:80".to_owned(), "Network is unreachable"),
+    ] {
+        let begun = Instant::now();
+        let script = format!("wget -qO- http://{address}/");
+        t.fails(1, ["run", "--rm", "--network", "host", "busybox", "sh", "-c", &script])?
+            .expect_stderr(why)?;
+        let time = begun.elapsed();
+        ensure!(time < AT_ONCE, "{address} took {time:?}");
+    }
+    Ok(())
+}
+
+fn pings(t: &Target) -> Outcome {
+    for address in ["192.168.127.1", "host.docker.internal"] {
+        let answer = run(t, &format!("ping -c 1 -W 5 {address}"))?;
+        ensure!(answer.contains("1 packets received"), "{answer}");
+    }
+    // There is no way to this one, and nobody answers for it.
+    let script = "ping -c 1 -W 1 203.0.113.1; true";
+    let answer = run(t, script)?;
+    ensure!(answer.contains("0 packets received"), "{answer}");
+    Ok(())
+}
+
+/// The host's resolver answers, also one that the host comes to use while the machine runs.
+fn names(t: &Target) -> Outcome {
+    for (server, address) in [("127.0.0.1", [10, 1, 2, 3]), ("127.0.0.2", [10, 4, 5, 6])] {
+        let bind = || UdpSocket::bind((server, 53)).context("binding a name server's port");
+        let socket = t.namespace().in_network(bind)?;
+        thread::spawn(move || -> std::io::Result<()> {
+            let mut bytes = [0; 512];
+            loop {
+                let (len, from) = socket.recv_from(&mut bytes)?;
+                socket.send_to(&answer(&bytes[..len], address), from)?;
+            }
+        });
+        let file = archive::write(t.folder(), server, format!("nameserver {server}\n").as_bytes())?;
+        let mount = t.namespace().program("/bin/mount").arg("--bind").arg(file).arg("/etc/resolv.conf");
+        mount.output()?.expect_code(0)?;
+        let [a, b, c, d] = address;
+        let expected = format!("Address: {a}.{b}.{c}.{d}");
+        tests::wait::eventually_true("the new name server is asked", Duration::from_secs(60), || {
+            Ok(run(t, "nslookup -type=a some.example.org || true")?.lines().any(|line| line == expected))
+        })?;
+    }
+    // The host's own names are answered without anyone's help.
+    let own = run(t, "nslookup -type=a host.docker.internal")?;
+    ensure!(own.contains("192.168.127.254"), "{own}");
+    Ok(())
+}
+
+/// An answer to a question for an address, and an empty one to every other.
+fn answer(question: &[u8], address: [u8; 4]) -> Vec<u8> {
+    let mut answer = question.to_vec();
+    answer[2] |= 0x80;
+    answer[3] = 0x80;
+    // The last four bytes are type and class (RFC 1035, section 4.1.2): the client sends no other records.
+    if question.ends_with(&[0, 1, 0, 1]) {
+        answer[7] = 1;
+        answer.extend_from_slice(&[0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+        answer.extend_from_slice(&address);
+    }
+    answer
+}
+
+fn pull_from_a_registry_of_the_host(t: &Target) -> Outcome {
+    let registry = t.registry()?;
+    let name = t.name("pulled");
+    let layer = Tar::default().file("name", 0o644, name.as_bytes())?.finish()?;
+    let image = Image::new("unused", busybox_root()?).layer(layer);
+    registry.push(&name, "v1", &image)?;
+    let full = format!("host.docker.internal:5000/{name}:v1");
+    t.ok(["pull", &full])?;
+    ensure_eq!(t.ok(["run", "--rm", "--network", "none", &full, "cat", "/name"])?, name);
+    t.ok(["rmi", &full])?;
+    Ok(())
+}
+
+fn network_after_a_restart(t: &Target) -> Outcome {
+    let port = web_server(t, b"again")?;
+    let machine = t.machine()?;
+    machine.ok(["restart"])?;
+    t.ok(["version"])?;
+    ensure_eq!(run(t, &format!("wget -qO- http://host.docker.internal:{port}/"))?, "again");
+    Ok(())
+}
