@@ -6,10 +6,14 @@ mod containers;
 mod cycle;
 /// A machine that has nothing to do.
 mod idle;
+/// The guest's network, beside others'.
+mod network;
 /// From `coracle start` until Docker answers.
 mod start;
 /// Figures and how they are printed.
 mod table;
+/// Connections to measure.
+mod traffic;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,6 +36,8 @@ const ROWS: &[Row] = &[
     ("logs", "200 MB of logs, written and read back", containers::logs),
     ("list", "the list of 200 containers over the API", containers::list),
     ("memory", "the engine and its helpers with 50 running containers", containers::memory),
+    ("network", "throughput of usernet on a TAP interface, pasta and slirp4netns", network::throughput),
+    ("idle-connections", "usernet with 10,000 idle connections", network::idle_connections),
     (
         "start",
         "`coracle start` until `docker version` answers, and the bare boot of the same kernel",
@@ -43,6 +49,9 @@ const ROWS: &[Row] = &[
 
 fn main() -> ExitCode {
     roles::dispatch();
+    if let Some(code) = traffic::dispatch() {
+        return code;
+    }
     leftovers::sweep_dead_runs();
     let (mut names, mut json) = (Vec::new(), false);
     for argument in std::env::args().skip(1) {

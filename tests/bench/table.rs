@@ -49,6 +49,8 @@ pub(crate) enum Limit {
     Ratio(f64),
     /// The least that it may be, rather.
     AtLeast(f64),
+    /// Likewise, times the peer's figure.
+    AtLeastRatio(f64),
 }
 
 impl Figure {
@@ -61,6 +63,7 @@ impl Figure {
             Limit::Value(most) => Some(self.ours.number <= most),
             Limit::Ratio(most) => Some(self.ratio()? <= most),
             Limit::AtLeast(least) => Some(self.ours.number >= least),
+            Limit::AtLeastRatio(least) => Some(self.ratio()? >= least),
         }
     }
 }
@@ -88,6 +91,7 @@ pub(crate) fn text(figures: &[Figure]) -> String {
             Some(Limit::Value(most)) => format!("≤ {most} {}", figure.ours.unit),
             Some(Limit::Ratio(most)) => format!("≤ {most} ×"),
             Some(Limit::AtLeast(least)) => format!("≥ {least} {}", figure.ours.unit),
+            Some(Limit::AtLeastRatio(least)) => format!("≥ {least} ×"),
         };
         let (name, ours, samples) = (&figure.name, value(figure.ours), figure.samples);
         let _ = writeln!(text, "| {name} | {ours} | {peer} | {ratio} | {limit}{mark} | {samples} |");

@@ -9,6 +9,8 @@ use crate::process;
 
 /// Names the folder with dockerd and its companions; `cargo xtask test` sets it.
 pub const PEER: &str = "CORACLE_PEER";
+/// Names the folder with other user-mode networks; `cargo xtask bench` sets it.
+const NETWORKS: &str = "CORACLE_NETWORKS";
 /// Names the folder with docker-py's tests; `cargo xtask test` sets it.
 const DOCKER_PY: &str = "CORACLE_DOCKER_PY";
 /// Names the engine's program, for an engine that `cargo xtask build` has not installed.
@@ -67,6 +69,15 @@ pub fn peer() -> Result<PathBuf> {
     match folder {
         Some(folder) if folder.join("bin/dockerd").is_file() => Ok(folder),
         _ => Err(Skip::because("dockerd is not unpacked: run `cargo xtask test --against dockerd`").into()),
+    }
+}
+
+/// The folder with `pasta` and `slirp4netns`.
+pub fn networks() -> Result<PathBuf> {
+    let folder = variable(NETWORKS).or_else(|| Some(cache()?.join("networks/tools")));
+    match folder {
+        Some(folder) if folder.join("pasta").is_file() => Ok(folder),
+        _ => Err(Skip::because("pasta is not unpacked: run `cargo xtask bench network`").into()),
     }
 }
 

@@ -4,12 +4,13 @@
 use anyhow::Result;
 
 use crate::terminal::say;
-use crate::{build, command, peer, setup};
+use crate::{build, command, networks, paths, peer, setup};
 
 /// What may be said after `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, start, idle, engine-memory [default: all]
+    /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, network, idle-connections, start,
+    /// idle, engine-memory [default: all]
     #[arg(value_name = "ROW")]
     rows: Vec<String>,
     /// Print JSON instead of a table
@@ -22,6 +23,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
     setup::ensure()?;
     build::product()?;
     let peer = peer::ensure()?;
+    let networks = networks::ensure()?;
+    command::run(build::cargo("build").args([
+        "--quiet",
+        "--release",
+        "--package",
+        "usernet",
+        "--example",
+        "tap",
+    ]))?;
     if !args.json {
         say("The machine should have nothing else to do now.");
     }
@@ -30,5 +40,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         bench.arg("--json");
     }
-    command::run(bench.env("CORACLE_PEER", &peer.folder))
+    let tap = paths::target().join("release/examples/tap");
+    let variables = [("CORACLE_PEER", &peer.folder), ("CORACLE_NETWORKS", &networks), ("CORACLE_TAP", &tap)];
+    command::run(bench.envs(variables))
 }

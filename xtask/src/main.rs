@@ -16,6 +16,7 @@ mod demo;
 mod digest;
 mod docker_py;
 mod image;
+mod networks;
 mod paths;
 mod peer;
 mod setup;

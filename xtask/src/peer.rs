@@ -92,18 +92,23 @@ fn assemble(packages: &Path, dest: &Path) -> Result<()> {
     symlink(packages.join(PLUGINS), dest.join("cli-plugins"))
         .context("linking the plugins of the docker client")?;
 
-    let runc = bin.join("runc");
+    with_its_library(packages, "usr/sbin/runc", &bin.join("runc"))
+}
+
+/// Copies a program out of unpacked packages to `to`, and points it to the C library unpacked with it.
+pub(crate) fn with_its_library(packages: &Path, place: &str, to: &Path) -> Result<()> {
     let libraries = packages.join(LIBRARIES);
-    fs::copy(packages.join("usr/sbin/runc"), &runc).context("copying runc")?;
+    fs::copy(packages.join(place), to).with_context(|| format!("copying {place}"))?;
     command::output(
         Command::new("patchelf")
             .arg("--set-interpreter")
             .arg(libraries.join(LOADER))
             .arg("--set-rpath")
             .arg(&libraries)
-            .arg(&runc),
+            .arg(to),
     )
-    .context("pointing runc to the C library unpacked with it")?;
-    command::output(Command::new(&runc).arg("--version")).context("the prepared runc does not run")?;
+    .with_context(|| format!("pointing {place} to the C library unpacked with it"))?;
+    command::output(Command::new(to).arg("--version"))
+        .with_context(|| format!("the prepared {place} does not run"))?;
     Ok(())
 }

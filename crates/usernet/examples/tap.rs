@@ -10,6 +10,7 @@
 use std::io;
 use std::os::fd::AsFd as _;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use usernet::{Config, Network, Tap, run_on_tap};
 
@@ -25,6 +26,9 @@ fn main() -> io::Result<()> {
     if let Some(mtu) = arguments.next() {
         config.mtu = mtu.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     }
+    // Each connection takes a descriptor.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     // Only this thread goes there, and it comes back by ending: sockets are made where the program was started.
     let open = move || {
         let namespace = std::fs::File::open(place)?;

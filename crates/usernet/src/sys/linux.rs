@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt,
 };
@@ -109,6 +110,47 @@ pub(crate) fn reset(socket: OwnedFd) {
 pub(crate) fn open_files() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Memory that costs nothing until it is written to, and is the kernel's again when this is dropped. What the allocator
+/// hands out it may have to fill with zeroes first, which for a connection's buffers would be most of the work of a short
+/// one.
+pub(crate) struct Pages {
+    start: *mut std::ffi::c_void,
+    len: usize,
+}
+
+// SAFETY: it is plain memory, owned by this value alone.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// `len` bytes, all zero; more than none.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let start =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
+        Ok(Pages { start, len })
+    }
+
+    /// The bytes.
+    ///
+    /// # Safety
+    /// Of what was given out before, and of what is given out now, nothing may be used any more when it is called again
+    /// or this value is dropped.
+    pub(crate) unsafe fn bytes(&mut self) -> &'static mut [u8] {
+        // SAFETY: the mapping has `len` initialised bytes; that nothing else refers to them and that they last as long as
+        // the reference is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's, and by the promise of `bytes` nothing refers to it any more.
+        let unmapped = unsafe { munmap(self.start, self.len) };
+        debug_assert!(unmapped.is_ok(), "a mapping cannot be given back");
+    }
 }
 
 /// An epoll instance: many descriptors in one.

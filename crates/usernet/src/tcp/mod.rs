@@ -302,9 +302,10 @@ impl Tcp {
         let Some(flow) = self.flows.remove(&id) else { return false };
         self.dialing -= 1;
         let Phase::Dialing { socket, request, .. } = flow.phase else { return false };
-        let opened = outcome.map(|()| Relay::new(socket, flow.key.1, relay::buffer_bytes(self.flows.len())));
+        let opened =
+            outcome.and_then(|()| Relay::new(socket, flow.key.1, relay::buffer_bytes(self.flows.len())));
         match (opened, &mut self.interface) {
-            (Ok(Some(mut relay)), Some((interface, _))) => {
+            (Ok(mut relay), Some((interface, _))) => {
                 interface.poll_ingress_single(
                     self.clock.at(now),
                     &mut Link::new(Some(&request), out),
@@ -312,18 +313,14 @@ impl Tcp {
                 );
                 let phase = Phase::Open(Box::new(relay));
                 self.flows.insert(id, Flow { key: flow.key, phase, in_line: false, deadline: None });
-                true
+                return true;
             }
-            (Err(error), _) => {
-                self.by_key.remove(&flow.key);
-                self.fail(config, &request, &error, out, now);
-                false
-            }
-            _ => {
-                self.by_key.remove(&flow.key);
-                false
-            }
+            (Err(error), _) => self.fail(config, &request, &error, out, now),
+            // `adapt` comes first in each exchange.
+            (Ok(_), None) => {}
         }
+        self.by_key.remove(&flow.key);
+        false
     }
 
     /// Gives an open connection its turn.

@@ -11,7 +11,7 @@ use smoltcp::time::Instant;
 use super::link::Link;
 use super::listen_at;
 use crate::outbox::Outbox;
-use crate::sys;
+use crate::sys::{self, Pages};
 
 /// Bytes that a connection moves before another one has its turn.
 const TURN: usize = 1 << 20;
@@ -19,13 +19,13 @@ const TURN: usize = 1 << 20;
 /// Bytes taken from the host before the guest is given them: more would only be out of the processor's cache by then.
 const PIECE: usize = 256 << 10;
 
-/// How large each of a connection's two buffers is when there are `connections` others. A hostile guest can have them all
-/// filled: 128 + 256 + 480 MiB in all with the default limit. Memory that a connection never fills is never taken.
+/// How large each of a connection's two buffers is when there are `connections` others. Memory that a connection never
+/// fills is never taken; a hostile guest can have it all filled, which makes 2.5 GiB with the default limit.
 pub(super) fn buffer_bytes(connections: usize) -> usize {
     match connections {
         0..64 => 1 << 20,
-        64..576 => 256 << 10,
-        _ => 16 << 10,
+        64..1024 => 256 << 10,
+        _ => 64 << 10,
     }
 }
 
@@ -41,8 +41,9 @@ pub(super) enum Turn {
 }
 
 pub(super) struct Relay {
-    /// With one socket.
+    /// With one socket. MUST be dropped before the buffers: fields are in their order.
     sockets: SocketSet<'static>,
+    _buffers: [Pages; 2],
     handle: SocketHandle,
     host: OwnedFd,
     /// The host's socket had something to read, or room, when it was last asked.
@@ -57,16 +58,23 @@ pub(super) struct Relay {
 impl Relay {
     /// A connection whose end on the host is there, and that of the guest waits for its request. `peer` is the address that
     /// the guest asked for.
-    pub(super) fn new(host: OwnedFd, peer: SocketAddr, buffer: usize) -> Option<Self> {
-        let mut socket = Socket::new(SocketBuffer::new(vec![0; buffer]), SocketBuffer::new(vec![0; buffer]));
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn new(host: OwnedFd, peer: SocketAddr, buffer: usize) -> io::Result<Self> {
+        let mut buffers = [Pages::new(buffer)?, Pages::new(buffer)?];
+        // SAFETY: each is given out once, to a socket that is dropped before the pages are.
+        let [receive, send] = buffers.each_mut().map(|pages| unsafe { pages.bytes() });
+        let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
-        // It fails for port 0 only.
-        socket.listen(listen_at(peer)).ok()?;
+        // It fails for port 0 only, of which no segment gets here.
+        socket.listen(listen_at(peer)).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Some(Relay {
+        Ok(Relay {
             sockets,
+            _buffers: buffers,
             handle,
             host,
             readable: true,
