@@ -69,7 +69,21 @@ impl Attached {
 struct DeviceEnd {
     socket: UnixStream,
     /// Where the emulator connects to instead; the socket then only tells of the emulator's end.
-    listener: Option<UnixListener>,
+    listener: Option<Listener>,
+}
+
+/// A socket by a path, which is there only until the emulator has connected to it.
+struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "a device's socket cannot be removed");
+        }
+    }
 }
 
 impl DeviceEnd {
@@ -80,10 +94,10 @@ impl DeviceEnd {
         };
         loop {
             let mut waits =
-                [PollFd::new(&listener, PollFlags::IN), PollFd::new(&self.socket, PollFlags::empty())];
+                [PollFd::new(&listener.socket, PollFlags::IN), PollFd::new(&self.socket, PollFlags::empty())];
             retry_on_intr(|| poll(&mut waits, None))?;
             if !waits[0].revents().is_empty() {
-                return listener.accept().map(|(stream, _)| Some(stream));
+                return listener.socket.accept().map(|(stream, _)| Some(stream));
             }
             if !waits[1].revents().is_empty() {
                 return Ok(None);
@@ -93,13 +107,13 @@ impl DeviceEnd {
 }
 
 /// A socket at `path`, in place of what a machine that was killed has left there. The directory's mode keeps others away.
-fn listen(path: &Path) -> Result<UnixListener, Error> {
+fn listen(path: &Path) -> Result<Listener, Error> {
     let listen = || {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        UnixListener::bind(path)
+        Ok(Listener { socket: UnixListener::bind(path)?, path: path.to_owned() })
     };
     listen().map_err(|source| Error::Setup { what: "a device's socket", source })
 }

@@ -143,7 +143,7 @@ impl MachineDir {
 
     /// Fails when a socket of this machine could not be bound or reached because its path is too long.
     pub(crate) fn check_socket_paths(&self) -> Result<()> {
-        // The longer name of the two. What the VM needs are socket pairs, which have no path.
+        // The longer name of the two, and as long as that of the VM's only socket with a path, `run/net.sock`.
         let longest = self.control_socket();
         let length = longest.as_os_str().as_bytes().len();
         if length > MAX_SOCKET_PATH {
