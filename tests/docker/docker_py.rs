@@ -22,10 +22,12 @@ cases! {
     api_container.alone().bare().on(FAST).seconds(600),
     api_exec.alone().bare().seconds(300),
     api_healthcheck.alone().bare(),
+    api_network.alone().bare().on(FAST).seconds(600),
     api_volume.alone().bare(),
     client.alone().bare(),
     errors.alone().bare(),
     models_containers.alone().bare().on(FAST).seconds(300),
+    models_networks.alone().bare(),
     models_resources.alone().bare(),
     models_volumes.alone().bare(),
     regression.alone().bare(),
@@ -55,8 +57,7 @@ const fn in_pieces(test: &'static str) -> Difference {
     Difference { kinds: &[Kind::Machine], test, why, unsteady: true }
 }
 
-const BRIDGE: &str = "the bridge network is not implemented yet";
-const NETWORKS: &str = "networks of one's own are not implemented yet";
+const SWARM: &str = "there is no swarm";
 
 /// With all the reasons: `docs/testing.md` has them, too.
 const DIFFERENCES: &[Difference] = &[
@@ -74,26 +75,9 @@ const DIFFERENCES: &[Difference] = &[
     ),
     in_pieces("api_exec::ExecDemuxTest::test_exec_command_tty_stream_demux"),
     in_pieces("api_exec::ExecDemuxTest::test_exec_command_tty_stream_no_demux"),
-    ours("api_container::CreateContainerTest::test_create_with_links", BRIDGE),
-    ours("api_container::CreateContainerTest::test_create_with_mac_address", BRIDGE),
-    ours("api_container::GetContainerStatsTest::test_get_container_stats_no_stream", BRIDGE),
-    ours("api_container::LinkTest::test_remove_link", BRIDGE),
-    ours("api_container::PortTest::test_port", BRIDGE),
-    ours("models_containers::ContainerTest::test_ports_target_list", BRIDGE),
-    ours("models_containers::ContainerTest::test_ports_target_none", BRIDGE),
-    ours("models_containers::ContainerTest::test_ports_target_tuple", BRIDGE),
-    ours("models_containers::ContainerTest::test_stats", BRIDGE),
-    ours("regression::TestRegressions::test_792_explicit_port_protocol", BRIDGE),
-    ours("models_containers::ContainerCollectionTest::test_run_with_network", NETWORKS),
-    ours("models_containers::ContainerCollectionTest::test_run_with_networking_config", NETWORKS),
-    ours(
-        "models_containers::ContainerCollectionTest::test_run_with_networking_config_only_undeclared_network",
-        NETWORKS,
-    ),
-    ours(
-        "models_containers::ContainerCollectionTest::test_run_with_networking_config_with_undeclared_network",
-        NETWORKS,
-    ),
+    ours("api_network::TestNetworks::test_create_inspect_network_with_scope", SWARM),
+    ours("api_network::TestNetworks::test_create_network_attachable", SWARM),
+    ours("api_network::TestNetworks::test_create_network_ingress", SWARM),
 ];
 
 macro_rules! files {
@@ -109,10 +93,12 @@ files! {
     api_container,
     api_exec,
     api_healthcheck,
+    api_network,
     api_volume,
     client,
     errors,
     models_containers,
+    models_networks,
     models_resources,
     models_volumes,
     regression,

@@ -13,7 +13,9 @@ mod images;
 mod lifecycle;
 mod load;
 mod logs;
+mod names;
 mod networks;
+mod ports;
 mod pull;
 mod restart;
 mod stats;
@@ -38,7 +40,9 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("lifecycle", lifecycle::cases()),
         ("load", load::cases()),
         ("logs", logs::cases()),
+        ("names", names::cases()),
         ("networks", networks::cases()),
+        ("ports", ports::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),
         ("stats", stats::cases()),

@@ -18,6 +18,7 @@ pub struct Target {
     /// Short and unique in this run.
     prefix: String,
     made: Mutex<Vec<String>>,
+    networks: Mutex<Vec<String>>,
     folder: tempfile::TempDir,
 }
 
@@ -36,7 +37,7 @@ impl Target {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let short = case.rsplit("::").next().unwrap_or(case).replace('_', "-");
         let folder = leftovers::folder()?;
-        Ok(Self { engine, prefix: format!("{short}-{number}"), made: Mutex::default(), folder })
+        Ok(Self { engine, prefix: format!("{short}-{number}"), made: Mutex::default(), networks: Mutex::default(), folder })
     }
 
     /// A name for something of this case. A container of that name is removed when the case ends.
@@ -44,6 +45,14 @@ impl Target {
         let name = format!("{}-{what}", self.prefix);
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
         name
+    }
+
+    /// Makes a network with these arguments of `docker network create`; it is removed when the case ends.
+    pub fn network(&self, what: &str, args: &[&str]) -> Result<String> {
+        let name = format!("{}-{what}", self.prefix);
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
+        self.ok(["network", "create"].iter().chain(args).copied().chain([name.as_str()]))?;
+        Ok(name)
     }
 
     /// A folder of this case on this machine.
@@ -95,11 +104,14 @@ impl Target {
         Program::new(path).current_dir(self.folder.path())
     }
 
-    /// Removes the containers of this case.
+    /// Removes the containers and networks of this case.
     pub(crate) fn clean_up(&self) {
         for name in self.made.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // Most names were never containers, or are gone, and an engine that a case has killed answers nothing.
             let _ = self.api().delete(format!("/containers/{name}?force=true&v=true")).send();
+        }
+        for name in self.networks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = self.api().delete(format!("/networks/{name}")).send();
         }
     }
 }

@@ -101,7 +101,7 @@ async fn list(State(engine): State<Shared>, params: Params) -> Result<Json<Vec<S
         size: params.flag("size"),
         filters: Filters::parse(params.get("filters"), LIST_FILTERS)?,
     };
-    engine.containers.list(query, &engine.networks).await.map(Json)
+    engine.containers.list(query).await.map(Json)
 }
 
 /// Ignores or refuses, as Docker does, what the API's `version` does not know of mounts.
@@ -155,7 +155,7 @@ async fn inspect(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<Json<Inspect>> {
-    engine.containers.inspect(&name, params.flag("size"), &engine.networks).await.map(Json)
+    engine.containers.inspect(&name, params.flag("size")).await.map(Json)
 }
 
 async fn top(State(engine): State<Shared>, Path(name): Path<String>, params: Params) -> Result<Json<Top>> {

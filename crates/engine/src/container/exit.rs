@@ -136,6 +136,7 @@ impl Containers {
         self.forget_execs(container);
         let (containers, target) = (self.clone(), container.clone());
         let unmounted = crate::blocking(move || {
+            containers.0.networks.stop(&target.id);
             containers.unmount_volumes(&target, &target.id);
             containers.0.snapshots.unmount(&target.id)
         });

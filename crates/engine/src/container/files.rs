@@ -13,7 +13,8 @@ use tokio::sync::OwnedRwLockReadGuard;
 use super::{Container, Containers, create, etc_files::EtcFiles};
 use crate::{
     error::{Context, Result},
-    mounts, network,
+    mounts,
+    network::Mode,
     runtime::{in_root::Root, spec::MountSource},
     snapshot::{RootView, bind},
     userns::Owners,
@@ -125,8 +126,8 @@ impl Containers {
             mount.prepare()?;
             mount_one(&root, path, &mount.destination, mount.read_only, !mount.non_recursive)?;
         }
-        let files = match network::mode(host) {
-            Ok(network::Mode::Container(other)) => {
+        let files = match Mode::of(&host.network_mode) {
+            Mode::Container(other) => {
                 self.get(&other).map(|other| EtcFiles::in_directory(&other.directory))
             }
             _ => Ok(EtcFiles::in_directory(&container.directory)),

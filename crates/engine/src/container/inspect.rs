@@ -1,15 +1,10 @@
 //! `inspect`.
 
-use std::collections::BTreeMap;
-
 use time::format_description::well_known::Rfc3339;
-use wire::docker::{
-    container::{Inspect, NetworkSettings},
-    network::EndpointSettings,
-};
+use wire::docker::{container::Inspect, host_config::HostConfig};
 
-use super::{Containers, etc_files::EtcFiles, record::Record};
-use crate::{error::Result, network::Networks};
+use super::{Containers, etc_files::EtcFiles};
+use crate::error::Result;
 
 /// What keeps containers' file systems.
 const STORAGE_DRIVER: &str = "overlay2";
@@ -19,7 +14,7 @@ impl Containers {
     ///
     /// # Errors
     /// No such container.
-    pub(crate) async fn inspect(&self, name: &str, size: bool, networks: &Networks) -> Result<Inspect> {
+    pub(crate) async fn inspect(&self, name: &str, size: bool) -> Result<Inspect> {
         let container = self.get(name)?;
         let (record, state) = (container.record(), container.state());
         let size = if size { Some(self.size(&container).await?) } else { None };
@@ -53,45 +48,13 @@ impl Containers {
             process_label: String::new(),
             app_armor_profile: String::new(),
             exec_ids: (!execs.is_empty()).then_some(execs),
-            host_config: record.host_config.clone(),
+            host_config: HostConfig { links: self.links_of(&record), ..record.host_config.clone() },
             graph_driver: self.0.snapshots.graph_driver(&record.id),
             size_rw: size.map(|(own, _)| own),
             size_root_fs: size.map(|(_, all)| all),
             mounts: record.mounts.iter().map(|mount| mount.point.clone()).collect(),
             config: record.config.clone(),
-            network_settings: NetworkSettings {
-                networks: endpoints(&record, networks),
-                ..NetworkSettings::default()
-            },
+            network_settings: self.network_settings(&record, &state),
         })
-    }
-}
-
-/// A container's networks. One that shares another's has none of its own.
-pub(super) fn endpoints(record: &Record, networks: &Networks) -> BTreeMap<String, EndpointSettings> {
-    let mode = record.host_config.network_mode.as_str();
-    if mode.starts_with("container:") {
-        return BTreeMap::new();
-    }
-    let mut endpoint = record.endpoints.get(mode).cloned().unwrap_or_default();
-    if let Ok(network) = networks.get(mode) {
-        endpoint.network_id = network.id.clone();
-    }
-    BTreeMap::from([(mode.to_owned(), endpoint)])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::container::testing;
-
-    #[test]
-    fn a_container_shows_the_network_it_is_in() {
-        let networks = Networks::new("seed", "");
-        let mut record = testing::record("web");
-        let shown = endpoints(&record, &networks);
-        assert_eq!(shown["none"].network_id, networks.get("none").unwrap().id);
-        record.host_config.network_mode = "container:abc".to_owned();
-        assert!(endpoints(&record, &networks).is_empty());
     }
 }

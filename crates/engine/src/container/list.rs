@@ -1,15 +1,18 @@
 //! `ps`.
 
-use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use time::OffsetDateTime;
-use wire::docker::container::{Port, Summary, SummaryHostConfig, SummaryNetworkSettings};
+use wire::docker::container::{Summary, SummaryHostConfig, SummaryNetworkSettings};
 
-use super::{Container, Containers, inspect, record::Record, state::State};
+use super::{Container, Containers, networks::Shown, record::Record, state::State};
 use crate::{
     api::filters::Filters,
     error::{Error, Result},
-    network::Networks,
 };
 
 /// The filters there are.
@@ -51,6 +54,7 @@ struct Listed {
     container: Arc<Container>,
     record: Arc<Record>,
     state: State,
+    shown: Shown,
 }
 
 /// Filters, taken apart and checked.
@@ -62,7 +66,6 @@ struct Wanted<'a> {
     publish: Vec<PortRange>,
     expose: Vec<PortRange>,
     task: Option<bool>,
-    networks: &'a Networks,
 }
 
 impl Containers {
@@ -70,17 +73,18 @@ impl Containers {
     ///
     /// # Errors
     /// Filters with values that make no sense, in Docker's words.
-    pub(crate) async fn list(&self, query: ListQuery, networks: &Networks) -> Result<Vec<Summary>> {
+    pub(crate) async fn list(&self, query: ListQuery) -> Result<Vec<Summary>> {
         let mut all: Vec<Listed> = self
             .all()
             .into_iter()
             .map(|container| {
                 let (record, state) = (container.record(), container.state());
-                Listed { container, record, state }
+                let shown = self.shown(&record, &state);
+                Listed { container, record, state, shown }
             })
             .collect();
         all.sort_by_key(|listed| Reverse(listed.record.created));
-        let wanted = self.wanted(&query.filters, networks)?;
+        let wanted = self.wanted(&query.filters)?;
         let show_all = query.all || query.limit > 0 || query.filters.has("status");
         // Positions in the order of time, for `before` and `since`.
         let position = |name: &str| -> Result<usize> {
@@ -109,14 +113,15 @@ impl Containers {
             .collect();
         let mut summaries = Vec::with_capacity(chosen.len());
         let now = OffsetDateTime::now_utc();
+        let links = self.link_names();
         for listed in chosen {
             let size = if query.size { Some(self.size(&listed.container).await?) } else { None };
-            summaries.push(self.summary(listed, size, now, networks));
+            summaries.push(self.summary(listed, size, now, &links));
         }
         Ok(summaries)
     }
 
-    fn wanted<'a>(&self, filters: &'a Filters, networks: &'a Networks) -> Result<Wanted<'a>> {
+    fn wanted<'a>(&self, filters: &'a Filters) -> Result<Wanted<'a>> {
         let one_of = |name: &str, what: &str, known: &[&str]| -> Result<()> {
             match filters.get(name).iter().find(|value| !known.contains(&value.as_str())) {
                 None => Ok(()),
@@ -150,7 +155,6 @@ impl Containers {
             publish: ports("publish")?,
             expose: ports("expose")?,
             task: filters.flag("is-task")?,
-            networks,
         })
     }
 
@@ -181,17 +185,20 @@ impl Containers {
         listed: &Listed,
         size: Option<(i64, i64)>,
         now: OffsetDateTime,
-        networks: &Networks,
+        links: &BTreeMap<String, Vec<String>>,
     ) -> Summary {
         let record = &listed.record;
         Summary {
             id: record.id.clone(),
-            names: vec![format!("/{}", record.name)],
+            names: {
+                let links = links.get(&record.id).into_iter().flatten().cloned();
+                links.chain([format!("/{}", record.name)]).collect()
+            },
             image: self.image_name(record),
             image_id: record.image_id.clone(),
             command: command(record),
             created: record.created.unix_timestamp(),
-            ports: ports(record),
+            ports: listed.shown.ports(record),
             size_rw: size.map(|(own, _)| own).filter(|own| *own != 0),
             size_root_fs: size.map(|(_, all)| all).filter(|all| *all != 0),
             labels: record.config.labels.clone().unwrap_or_default(),
@@ -201,7 +208,7 @@ impl Containers {
                 network_mode: record.host_config.network_mode.clone(),
                 annotations: record.host_config.annotations.clone(),
             },
-            network_settings: SummaryNetworkSettings { networks: inspect::endpoints(record, networks) },
+            network_settings: SummaryNetworkSettings { networks: listed.shown.endpoints.clone() },
             mounts: record.mounts.iter().map(|mount| mount.point.clone()).collect(),
         }
     }
@@ -218,11 +225,11 @@ impl Containers {
 
 impl Wanted<'_> {
     fn accepts(&self, listed: &Listed) -> bool {
-        let Listed { container: _, record, state } = listed;
+        let Listed { container: _, record, state, shown } = listed;
         let filters = self.filters;
         let slashed = format!("/{}", record.name);
         let health = state.health().map_or("none", |health| health.status().word());
-        let no_labels = std::collections::BTreeMap::new();
+        let no_labels = BTreeMap::new();
         let labels = record.config.labels.as_ref().unwrap_or(&no_labels);
         let named = filters.passes("name", |name| name == record.name || name == slashed)
             || self.names.iter().any(|name| name.is_match(&record.name) || name.is_match(&slashed));
@@ -243,15 +250,12 @@ impl Wanted<'_> {
                 })
             })
             && self.images.as_ref().is_none_or(|images| images.contains(&record.image_id))
-            && self.in_network(record)
-            && self.has_port(record)
+            && self.in_network(shown)
+            && self.has_port(shown, record)
     }
 
-    fn in_network(&self, record: &Record) -> bool {
-        if !self.filters.has("network") {
-            return true;
-        }
-        let endpoints = inspect::endpoints(record, self.networks);
+    fn in_network(&self, shown: &Shown) -> bool {
+        let endpoints = &shown.endpoints;
         self.filters.passes("network", |wanted| {
             endpoints.contains_key(wanted)
                 || endpoints.values().any(|endpoint| {
@@ -260,22 +264,17 @@ impl Wanted<'_> {
         })
     }
 
-    fn has_port(&self, record: &Record) -> bool {
+    fn has_port(&self, shown: &Shown, record: &Record) -> bool {
         if self.publish.is_empty() && self.expose.is_empty() {
             return true;
         }
-        ports(record).iter().any(|port| {
+        shown.ports(record).iter().any(|port| {
             let published = port
                 .public_port
                 .is_some_and(|number| self.publish.iter().any(|range| range.holds(number, &port.protocol)));
             published || self.expose.iter().any(|range| range.holds(port.private_port, &port.protocol))
         })
     }
-}
-
-/// The ports that a container has in its networks: none, while there are no networks with ports.
-fn ports(_record: &Record) -> Vec<Port> {
-    Vec::new()
 }
 
 /// The program and its arguments in one line.
@@ -336,12 +335,13 @@ mod tests {
         let record = testing::record(name);
         let directory = tempfile::tempdir().unwrap();
         let container = Container::new(record, State::default(), directory.path()).unwrap();
-        Listed { record: container.record(), state: container.state(), container }
+        let endpoints = [("none".to_owned(), Default::default())].into();
+        let shown = Shown { endpoints, ..Shown::default() };
+        Listed { record: container.record(), state: container.state(), container, shown }
     }
 
     fn accepts(listed: &Listed, filters: &str) -> bool {
         let filters = Filters::parse(Some(filters), LIST_FILTERS).unwrap();
-        let networks = Networks::new("seed", "");
         let wanted = Wanted {
             exited: filters.get("exited").iter().map(|code| code.parse().unwrap()).collect(),
             names: filters.get("name").iter().map(|name| regex::Regex::new(name).unwrap()).collect(),
@@ -350,7 +350,6 @@ mod tests {
             expose: Vec::new(),
             task: filters.flag("is-task").unwrap(),
             filters: &filters,
-            networks: &networks,
         };
         wanted.accepts(listed)
     }

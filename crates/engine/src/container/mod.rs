@@ -20,10 +20,14 @@ mod health;
 mod health_check;
 mod inspect;
 mod kill;
+/// Names that a container gives to others on the default bridge.
+mod links;
 mod list;
 /// Log files, and reading them.
 pub(crate) mod logs;
 mod multiplex;
+/// What a container has of its networks, and what it wants.
+mod networks;
 mod names;
 mod open;
 mod pause;
@@ -68,7 +72,7 @@ pub(crate) use exec::ExecStart;
 pub(crate) use list::{LIST_FILTERS, ListQuery};
 pub(crate) use logs::LogQuery;
 pub(crate) use names::random_id;
-pub(crate) use prune::PRUNE_FILTERS;
+pub(crate) use prune::{PRUNE_FILTERS, parse_until};
 pub(crate) use remove::RemoveOptions;
 pub(crate) use stop::StopOptions;
 pub(crate) use wait::Condition;
@@ -77,6 +81,7 @@ use crate::{
     error::{Error, Result},
     events::Events,
     image::Images,
+    network::Networks,
     runtime::{Runtime, spec::Machine},
     snapshot::Snapshots,
     store::Durability,
@@ -102,6 +107,7 @@ struct Inner {
     /// This program, for containers with an init.
     program: PathBuf,
     volumes: Volumes,
+    networks: Networks,
     parts: Parts,
     images: Images,
     snapshots: Snapshots,
@@ -217,6 +223,9 @@ impl Containers {
         let name = name_or_id.strip_prefix('/').unwrap_or(name_or_id);
         if let Some(container) = index.names.get(name).and_then(|id| index.by_id.get(id)) {
             return Ok(container.clone());
+        }
+        if let Some(container) = links::linked(&index, name) {
+            return Ok(container);
         }
         let mut fitting = index
             .by_id

@@ -16,6 +16,7 @@ use crate::{
     error::{Context, Result},
     events::Events,
     image::{ImageUser, Images},
+    network::{Mode, Networks},
     runtime::{Held, Runtime, spec::Machine},
     snapshot::Snapshots,
     userns::Userns,
@@ -35,6 +36,7 @@ impl Containers {
         images: Images,
         snapshots: Snapshots,
         volumes: Volumes,
+        networks: Networks,
         runtime: Runtime,
         held: Vec<Held>,
         userns: Option<Userns>,
@@ -47,6 +49,7 @@ impl Containers {
         let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
         let containers = Self(Arc::new(Inner {
             volumes,
+            networks,
             parts: Parts::open(exec_root)?,
             root,
             exec_root: exec_root.to_owned(),
@@ -66,9 +69,10 @@ impl Containers {
         crate::blocking(move || loading.load()).await?;
         containers.tell_images();
         containers.settle(held).await;
-        let volumes = containers.0.volumes.clone();
+        let settled = containers.clone();
         crate::blocking(move || {
-            volumes.settle();
+            settled.0.volumes.settle();
+            settled.0.networks.settle(|id| settled.index().by_id.contains_key(id));
             Ok(())
         })
         .await?;
@@ -200,6 +204,12 @@ impl Containers {
         for mount in container.record().mounts.iter().filter(|mount| mount.is_volume()) {
             self.0.volumes.adopt(&mount.point.name, &container.id);
         }
+        let (networks, record) = (self.0.networks.clone(), container.record());
+        let adopted = crate::blocking(move || {
+            networks.adopt(&record.id, &record.name, &Mode::of(&record.host_config.network_mode));
+            Ok(())
+        });
+        self.log_failure(&container.id, adopted.await);
         container.change(|state| state.adopted(held.pid));
         self.watch_exit(container, held.exit);
         self.begin_health_checks(container);

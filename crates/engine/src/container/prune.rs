@@ -22,7 +22,7 @@ impl Containers {
     pub(crate) async fn prune(&self, filters: &Filters) -> Result<PruneReport> {
         let until = match filters.get("until") {
             [] => None,
-            [text] => Some(parse_until(text, moment::now())?),
+            [text] => Some(parse_until(text)?),
             _ => return Err(Error::invalid("more than one until filter specified")),
         };
         if self.0.pruning.swap(true, Ordering::Acquire) {
@@ -60,8 +60,12 @@ impl Containers {
     }
 }
 
-/// Reads a time as `prune` takes it: a duration before `now` (`10m`, `1h30m`), or a moment.
-fn parse_until(text: &str, now: moment::Nanos) -> Result<moment::Nanos> {
+/// Reads a time as `prune` takes it: a duration before now (`10m`, `1h30m`), or a moment.
+pub(crate) fn parse_until(text: &str) -> Result<moment::Nanos> {
+    until(text, moment::now())
+}
+
+fn until(text: &str, now: moment::Nanos) -> Result<moment::Nanos> {
     if text != "0"
         && let Some(duration) = parse_duration(text)
     {
@@ -129,14 +133,14 @@ mod tests {
     #[test]
     fn until_is_a_duration_or_a_moment() {
         let now = 1_000_000_000_000_000_000;
-        assert_eq!(parse_until("1h30m", now).unwrap(), now - 5400 * 1_000_000_000);
-        assert_eq!(parse_until("500ms", now).unwrap(), now - 1_000_000_000);
-        assert_eq!(parse_until("1136073600", now).unwrap(), 1_136_073_600_000_000_000);
+        assert_eq!(until("1h30m", now).unwrap(), now - 5400 * 1_000_000_000);
+        assert_eq!(until("500ms", now).unwrap(), now - 1_000_000_000);
+        assert_eq!(until("1136073600", now).unwrap(), 1_136_073_600_000_000_000);
         for text in ["2006-01-01", "2006-01-01T00", "2006-01-01T00:00:00", "2006-01-01T01:00:00+01:00"] {
-            assert_eq!(parse_until(text, now).unwrap(), 1_136_073_600_000_000_000, "{text}");
+            assert_eq!(until(text, now).unwrap(), 1_136_073_600_000_000_000, "{text}");
         }
         for text in ["", "soon", "10", "1x", "h"] {
-            let parsed = parse_until(text, now);
+            let parsed = until(text, now);
             assert!(parsed.is_err() || text == "10", "{text}");
         }
     }

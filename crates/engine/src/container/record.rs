@@ -39,8 +39,11 @@ pub(crate) struct Record {
     /// The request's, with defaults filled in.
     pub(crate) host_config: HostConfig,
     pub(crate) mounts: Vec<Mount>,
-    /// What the request said about networks.
+    /// What is wanted of each of its networks, by the network's name.
     pub(crate) endpoints: BTreeMap<String, EndpointSettings>,
+    /// Containers that it knows by another name on the default bridge: their ids, by that name.
+    #[serde(default)]
+    pub(crate) links: BTreeMap<String, String>,
 }
 
 /// Something mounted into a container.

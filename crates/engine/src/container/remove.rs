@@ -12,7 +12,7 @@ pub(crate) struct RemoveOptions {
     pub(crate) force: bool,
     /// Its volumes without names, too.
     pub(crate) volumes: bool,
-    /// Only a link, which this engine has none of.
+    /// Only a link: the name is `parent/alias`.
     pub(crate) link: bool,
 }
 
@@ -37,13 +37,12 @@ impl Containers {
     /// # Errors
     /// One that runs (without `force`), and one whose removal is under way, in Docker's words.
     pub(crate) async fn remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
+        if options.link {
+            return self.remove_link(name).await;
+        }
         let container = self.get(name)?;
         if !container.note(State::begin_removal) {
             return Err(Error::conflict(format!("removal of container {name} is already in progress")));
-        }
-        if options.link {
-            container.note(State::removal_refused);
-            return Err(Error::system("Conflict, cannot remove the default link name of the container"));
         }
         let removed = self.remove_begun(&container, options).await;
         if removed.is_err() && !container.state().is_dead() {

@@ -31,6 +31,12 @@ impl Containers {
             return Err(error);
         }
         self.release_name(&old_name);
+        let (networks, id, name) = (self.0.networks.clone(), container.id.clone(), new_name.to_owned());
+        crate::blocking(move || {
+            networks.rename(&id, &name);
+            Ok(())
+        })
+        .await?;
         self.emit(&container, "rename", &[("oldName", &format!("/{old_name}"))]);
         Ok(())
     }

@@ -6,12 +6,16 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use wire::docker::container::ContainerConfig;
 
 use super::{
-    Container, Containers, create, etc_files::EtcFiles, exec::What, exit::Changing, record::Mount,
+    Container, Containers, create,
+    etc_files::{EtcFiles, Surroundings},
+    exec::What,
+    exit::Changing,
+    record::Mount,
     state::State,
 };
 use crate::{
     error::{Context, Error, Result},
-    network,
+    network::Mode,
     runtime::{
         self, Stdio,
         spec::{self, ExecRequest, Files, Join, Request, User},
@@ -108,15 +112,16 @@ impl Containers {
     fn prepare(&self, container: &Container) -> Result<oci_spec::runtime::Spec> {
         let record = container.record();
         let host = &record.host_config;
-        let mode = network::mode(host).map_err(|error| {
-            Error::new(error.kind(), "failed to set up container networking").because(error)
-        })?;
+        let mode = Mode::of(&host.network_mode);
         let userns = self.userns_of(&record);
         let rootfs = self.0.snapshots.mount(&container.id, userns)?;
         let mut config = record.config.clone();
+        let linked = self.linked(&record)?;
+        config.env.get_or_insert_default().extend(linked.environment);
+        let started = self.start_network(&record, &mode)?;
         let files = match &mode {
             // They share the network and what names it.
-            network::Mode::Container(other) => {
+            Mode::Container(other) => {
                 let other = self.get(other)?;
                 config.hostname.clone_from(&other.record().config.hostname);
                 config.domainname.clone_from(&other.record().config.domainname);
@@ -124,11 +129,20 @@ impl Containers {
             }
             _ => {
                 let files = EtcFiles::in_directory(&container.directory);
-                files.write(&record, &mode)?;
+                let surroundings = Surroundings {
+                    addresses: started.as_ref().map_or(&[], |started| &started.addresses),
+                    linked: &linked.hosts,
+                    resolver: started.as_ref().is_some_and(|started| started.resolver),
+                    host_gateway: self.0.networks.host_gateway(),
+                };
+                files.write(&record, &mode, &surroundings)?;
                 files
             }
         };
-        let join = self.join(container, &mode)?;
+        let mut join = self.join(container, &mode)?;
+        if let Some(started) = started {
+            join.network = Some(started.namespace);
+        }
         let mounts = create::to_mount(host, &record.mounts)?;
         let mounts = self.mount_volumes(&record, &record.id, mounts, userns)?;
         for mount in &mounts {
@@ -154,7 +168,7 @@ impl Containers {
     }
 
     /// The namespaces of other containers, and the shared memory to be shared.
-    fn join(&self, container: &Container, mode: &network::Mode) -> Result<Join> {
+    fn join(&self, container: &Container, mode: &Mode) -> Result<Join> {
         let record = container.record();
         let mut join = Join::default();
         let mut namespace = |other: &str, what: &str, file: &str| -> Result<(Arc<Container>, PathBuf)> {
@@ -173,7 +187,7 @@ impl Containers {
             }
             Ok((other, format!("/proc/{pid}/ns/{file}").into()))
         };
-        if let network::Mode::Container(other) = mode {
+        if let Mode::Container(other) = mode {
             join.network = Some(namespace(other, "network", "net")?.1);
         }
         if let Some(other) = record.host_config.pid_mode.strip_prefix("container:") {

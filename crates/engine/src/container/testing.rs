@@ -32,5 +32,6 @@ pub(super) fn record(name: &str) -> Record {
         },
         mounts: Vec::new(),
         endpoints: BTreeMap::new(),
+        links: BTreeMap::new(),
     }
 }

@@ -1,150 +1,229 @@
-//! Networks a container can be in. So far those without addresses: `none` and `host`.
+//! Networks, and the containers in them.
+//!
+//! A network is a record on disk, made of what the user asked for and the subnets chosen for it; one of the
+//! driver `bridge` is also a bridge of this machine. A container that is in networks has a *sandbox*: a network
+//! namespace made before the container's first process, with an *endpoint* for each network. Sandboxes are
+//! written down below the exec root, so that an engine that takes over running containers finds them.
+//!
+//! Everything that changes links, addresses or rules happens under one lock, on threads that may block.
 
-use std::collections::BTreeMap;
+mod address;
+mod bridge;
+mod connect;
+mod create;
+mod endpoint;
+mod ipam;
+mod mode;
+mod names;
+mod netlink;
+mod nft;
+mod options;
+mod ports;
+mod remove;
+mod resolver;
+mod restore;
+mod sandbox;
+mod show;
+mod start;
+mod validate;
 
-use wire::docker::{
-    host_config::HostConfig,
-    network::{Ipam, Network},
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use wire::docker::network as api;
 
-/// How a container's network is made, from `HostConfig.NetworkMode`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mode {
-    /// A namespace with a loopback interface only.
-    None,
-    /// The machine's own namespace.
-    Host,
-    /// The namespace of another container, by name or id.
-    Container(String),
-    /// Docker's default, the network `bridge`. It does not exist yet: as [`Mode::None`], and the
-    /// answer to `create` carries [`NO_BRIDGE`] as a warning.
-    Default,
+pub(crate) use mode::{BRIDGE, Mode, is_predefined};
+pub(crate) use ports::{Listeners, PortPublisher, split as split_port};
+pub(crate) use resolver::ADDRESS as RESOLVER;
+pub(crate) use show::{LIST_FILTERS, Live, PRUNE_FILTERS};
+pub(crate) use start::{Started, Wanted};
+
+use crate::{
+    error::{Error, Result},
+    events::Events,
+    store::{self, Durability},
+};
+use endpoint::Sandbox;
+use ipam::Pool;
+use names::Names;
+use options::BridgeOptions;
+use ports::Published;
+use resolver::Resolver;
+
+/// Every network. Clones share them.
+#[derive(Clone)]
+pub struct Networks(Arc<Inner>);
+
+struct Inner {
+    /// Holds a file per network.
+    directory: PathBuf,
+    /// Holds what a reboot ends.
+    run: Run,
+    /// The engine's identity.
+    seed: String,
+    events: Events,
+    publisher: Arc<dyn PortPublisher>,
+    runtime: tokio::runtime::Handle,
+    names: Arc<Names>,
+    state: Mutex<State>,
 }
 
-/// What a user is told who did not ask for a network that exists.
-pub const NO_BRIDGE: &str = "The bridge network is not implemented yet: the container has a loopback \
-                             interface only. Use --network host for the network of the machine.";
-
-/// Reads and checks a container's network mode.
-///
-/// # Errors
-/// A network that does not exist, in Docker's words, and published ports, which need one.
-pub fn mode(host_config: &HostConfig) -> Result<Mode> {
-    let mode = match host_config.network_mode.as_str() {
-        "none" => Mode::None,
-        "host" => Mode::Host,
-        "" | "default" | "bridge" => Mode::Default,
-        name => match name.strip_prefix("container:") {
-            Some("") => {
-                return Err(Error::invalid("invalid container format container:<name|id>"));
-            }
-            Some(container) => Mode::Container(container.to_owned()),
-            None => return Err(Error::not_found(format!("network {name} not found"))),
-        },
-    };
-    let published = host_config.port_bindings.values().flatten().flatten().next().is_some();
-    if mode == Mode::Default && (published || host_config.publish_all_ports) {
-        return Err(Error::not_implemented(
-            "publishing ports needs the bridge network, which is not implemented yet: leave -p and \
-             -P out, or use --network host",
-        ));
-    }
-    Ok(mode)
-}
-
-/// The networks that exist.
+/// Places below the exec root.
 #[derive(Debug, Clone)]
-pub struct Networks {
-    predefined: Vec<Network>,
+struct Run {
+    /// Network namespaces, each mounted on a file.
+    namespaces: PathBuf,
+    /// A file per sandbox.
+    sandboxes: PathBuf,
+}
+
+#[derive(Default)]
+struct State {
+    /// By id.
+    networks: BTreeMap<String, Network>,
+    /// By container.
+    sandboxes: BTreeMap<String, Sandbox>,
+    /// What serves running containers, by container: what an engine's end ends.
+    served: HashMap<String, Served>,
+    /// What ended containers had, until the kernel has done away with it.
+    leaving: Vec<Leaving>,
+    /// Bridges of removed networks, which may still be there.
+    doomed: BTreeSet<String>,
+    /// This engine made a router of the machine.
+    forwarding: bool,
+    /// Where the search for a free port begins.
+    next_port: u16,
+}
+
+/// A link whose namespace is gone: the kernel removes it by itself, which takes it some time, and nobody waits for
+/// that. Its addresses are not given out as long as it may answer.
+struct Leaving {
+    interface: String,
+    network: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// What the engine does for a running container.
+#[derive(Default)]
+struct Served {
+    ports: Vec<Box<dyn Published>>,
+    resolver: Option<Resolver>,
+}
+
+/// A network.
+#[derive(Debug, Clone)]
+struct Network {
+    api: api::Network,
+    pools: Vec<Pool>,
+    /// The user chose its subnets.
+    has_own_subnets: bool,
+    /// Somebody else made its bridge, and keeps it.
+    is_foreign: bool,
+    /// Of the driver `bridge`.
+    bridge: Option<BridgeOptions>,
+}
+
+/// What is kept of a network on disk.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    network: api::Network,
+    pools: Vec<Pool>,
+    has_own_subnets: bool,
+    is_foreign: bool,
+}
+
+impl fmt::Debug for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Networks").field("directory", &self.0.directory).finish_non_exhaustive()
+    }
 }
 
 impl Networks {
-    /// `created` is when the engine's data root was made, RFC 3339; `seed` its identity, from which
-    /// the networks' ids come, so that they stay the same.
-    pub fn new(seed: &str, created: &str) -> Self {
-        use sha2::Digest;
-        let predefined = ["host", "none"]
-            .map(|name| Network {
-                name: name.to_owned(),
-                id: sha2::Sha256::digest(format!("{seed}/{name}"))
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect(),
-                created: created.to_owned(),
-                scope: "local".to_owned(),
-                driver: if name == "none" { "null" } else { name }.to_owned(),
-                enable_ipv4: true,
-                ipam: Ipam { driver: "default".to_owned(), ..Ipam::default() },
-                containers: BTreeMap::new(),
-                ..Network::default()
-            })
-            .to_vec();
-        Self { predefined }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every network.
-    pub fn list(&self) -> impl Iterator<Item = &Network> {
-        self.predefined.iter()
+    fn file(&self, id: &str) -> PathBuf {
+        self.0.directory.join(format!("{id}.json"))
     }
 
+    /// Keeps a network: it is on the disk when this returns.
+    fn keep(&self, network: &Network) -> Result<()> {
+        let record = Record {
+            network: network.api.clone(),
+            pools: network.pools.clone(),
+            has_own_subnets: network.has_own_subnets,
+            is_foreign: network.is_foreign,
+        };
+        store::write_json(&self.file(&network.api.id), &record, Durability::Synced)
+    }
+
+    /// Tells what happened to a network, and to which container's place in it.
+    fn emit(&self, network: &api::Network, action: &str, container: Option<&str>) {
+        let mut attributes = vec![("name", network.name.as_str()), ("type", network.driver.as_str())];
+        attributes.extend(container.map(|id| ("container", id)));
+        self.0.events.emit("network", action, &network.id, attributes);
+    }
+}
+
+impl Network {
+    fn is_default_bridge(&self) -> bool {
+        self.api.name == BRIDGE
+    }
+
+    fn from_record(record: Record) -> Result<Self> {
+        let Record { network: api, pools, has_own_subnets, is_foreign } = record;
+        let bridge = match api.driver.as_str() {
+            "bridge" if !api.config_only => Some(BridgeOptions::parse(&api.id, &api.options)?),
+            _ => None,
+        };
+        Ok(Self { api, pools, has_own_subnets, is_foreign, bridge })
+    }
+
+    fn load(path: &Path) -> Result<Option<Self>> {
+        store::read_json(path)?.map(Self::from_record).transpose()
+    }
+}
+
+impl State {
     /// A network by name, id, or the start of an id that fits one network only.
     ///
     /// # Errors
     /// No such network, or several, in Docker's words.
-    pub fn get(&self, name_or_id: &str) -> Result<&Network> {
-        let exact = |network: &&Network| network.name == name_or_id || network.id == name_or_id;
-        if let Some(network) = self.predefined.iter().find(exact) {
+    fn get(&self, name_or_id: &str) -> Result<&Network> {
+        let by_name = || self.networks.values().find(|network| network.api.name == name_or_id);
+        if let Some(network) = self.networks.get(name_or_id).or_else(by_name) {
             return Ok(network);
         }
-        let mut fitting = self
-            .predefined
-            .iter()
-            .filter(|network| !name_or_id.is_empty() && network.id.starts_with(name_or_id));
+        let fits = |network: &&Network| !name_or_id.is_empty() && network.api.id.starts_with(name_or_id);
+        let mut fitting = self.networks.values().filter(fits);
         match (fitting.next(), fitting.next()) {
             (Some(network), None) => Ok(network),
-            (None, _) => Err(Error::not_found(format!("network {name_or_id} not found"))),
+            (None, _) => Err(not_found(name_or_id)),
             (Some(_), Some(_)) => Err(Error::invalid(format!(
-                "network {name_or_id} is ambiguous (2 matches found based on ID prefix)"
+                "network {name_or_id} is ambiguous ({} matches found based on ID prefix)",
+                2 + fitting.count()
             ))),
         }
     }
+
+    /// The containers' places in a network.
+    fn endpoints<'a>(
+        &'a self,
+        network: &'a str,
+    ) -> impl Iterator<Item = (&'a Sandbox, &'a endpoint::Endpoint)> {
+        self.sandboxes
+            .values()
+            .filter_map(move |sandbox| sandbox.endpoint(network).map(|endpoint| (sandbox, endpoint)))
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host_config(mode: &str) -> HostConfig {
-        HostConfig { network_mode: mode.to_owned(), ..HostConfig::default() }
-    }
-
-    #[test]
-    fn modes_are_dockers() {
-        assert_eq!(mode(&host_config("none")).unwrap(), Mode::None);
-        assert_eq!(mode(&host_config("host")).unwrap(), Mode::Host);
-        assert_eq!(mode(&host_config("default")).unwrap(), Mode::Default);
-        assert_eq!(mode(&host_config("container:web")).unwrap(), Mode::Container("web".to_owned()));
-        let error = mode(&host_config("backend")).unwrap_err();
-        assert_eq!(error.to_string(), "network backend not found");
-    }
-
-    #[test]
-    fn a_published_port_is_refused_rather_than_forgotten() {
-        let mut host_config = host_config("default");
-        host_config.port_bindings.insert("80/tcp".to_owned(), Some(vec![Default::default()]));
-        assert_eq!(mode(&host_config).unwrap_err().kind(), crate::error::Kind::NotImplemented);
-    }
-
-    #[test]
-    fn networks_are_found_by_name_id_and_prefix() {
-        let networks = Networks::new("seed", "");
-        let none = networks.get("none").unwrap();
-        assert_eq!(none.driver, "null");
-        assert_eq!(networks.get(&none.id).unwrap().name, "none");
-        assert_eq!(networks.get(&none.id[..12]).unwrap().name, "none");
-        assert_eq!(networks.get("").unwrap_err().to_string(), "network  not found");
-        assert_eq!(Networks::new("seed", "").get("host").unwrap().id, networks.get("host").unwrap().id);
-    }
+fn not_found(name: &str) -> Error {
+    Error::not_found(format!("network {name} not found"))
 }

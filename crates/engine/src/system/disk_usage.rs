@@ -28,7 +28,7 @@ impl Engine {
         }
         if wanted("container") {
             let query = ListQuery { all: true, size: true, ..ListQuery::default() };
-            usage.containers = Some(self.containers.list(query, &self.networks).await?);
+            usage.containers = Some(self.containers.list(query).await?);
         }
         if wanted("volume") {
             let volumes = self.volumes.clone();

@@ -61,7 +61,7 @@ impl Engine {
             driver_status: self.driver_status(),
             plugins: Plugins {
                 volume: vec!["local".to_owned()],
-                network: ["host", "null"].map(str::to_owned).to_vec(),
+                network: crate::network::Networks::drivers(),
                 authorization: None,
                 log: ["json-file", "none"].map(str::to_owned).to_vec(),
             },

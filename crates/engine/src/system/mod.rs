@@ -21,7 +21,7 @@ use crate::{
     error::{Context, Error, Result},
     events::Events,
     image::{Images, RegistryOptions},
-    network::Networks,
+    network::{Listeners, Networks},
     runtime::Runtime,
     snapshot::{Layers, Snapshots},
     store::{self, Durability},
@@ -143,19 +143,30 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
     let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
     let (runtime, held) = Runtime::connect(exec_root, &program).await?;
     let volumes = Volumes::open(data_root, events.clone())?;
+    let networks = {
+        let (data_root, exec_root, identity, events) =
+            (data_root.clone(), exec_root.clone(), identity.clone(), events.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let listeners = Arc::new(Listeners::on(runtime.clone()));
+        crate::blocking(move || {
+            let (id, created) = (&identity.id, &identity.created);
+            Networks::open(&data_root, &exec_root, id, created, events, listeners, runtime)
+        })
+        .await?
+    };
     let containers = Containers::open(
         data_root,
         exec_root,
         images.clone(),
         snapshots,
         volumes.clone(),
+        networks.clone(),
         runtime.clone(),
         held,
         userns,
         events.clone(),
     )
     .await?;
-    let networks = Networks::new(&identity.id, &identity.created);
     let engine = Engine { config, identity, events, images, containers, volumes, networks };
     Ok((Arc::new(engine), runtime))
 }

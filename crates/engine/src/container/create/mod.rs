@@ -4,26 +4,28 @@ mod merge;
 mod mounts;
 mod validate;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use time::OffsetDateTime;
 use wire::docker::{
     container::{ContainerConfig, CreateRequest, CreateResponse, MountPoint},
     host_config::HostConfig,
+    network::EndpointSettings,
 };
 
 pub(super) use merge::fill_in;
 pub(super) use mounts::to_mount;
 
 use super::{
-    Container, Containers, etc_files, logs, names,
+    Container, Containers, logs, names,
     record::{MountedImage, Record},
     state::State,
 };
 use crate::{
     error::{Context, Error, Kind, Result},
     image::{Image, Platform},
-    network, runtime,
+    network::{Mode, Networks},
+    runtime,
     snapshot::LayerId,
 };
 use mounts::Wanted;
@@ -61,7 +63,7 @@ impl Containers {
             return Err(Error::not_implemented("containers without an image are not implemented yet"));
         }
         let image = self.image_for(&config.image, platform, &mut warnings)?;
-        self.adapt(&mut host_config, &mut warnings)?;
+        self.adapt(&mut host_config)?;
         merge::merge(&mut config, &image.config)?;
         logs::validate(&mut host_config.log_config)?;
         let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
@@ -70,6 +72,11 @@ impl Containers {
             let image = self.0.images.get(name)?;
             Ok(MountedImage { id: image.id.clone(), layers: image.layers.clone() })
         })?;
+
+        let mode = Mode::of(&host_config.network_mode);
+        let mut endpoints = self.take_endpoints(&mode, endpoints, &config)?;
+        let links = host_config.links.take().unwrap_or_default();
+        let links = self.take_links(&links, &mode, &mut endpoints)?;
 
         let id = names::random_id();
         let name = self.take_name(name, &id)?;
@@ -93,6 +100,7 @@ impl Containers {
             host_config,
             mounts: Vec::new(),
             endpoints,
+            links,
         };
         let containers = self.clone();
         let made = crate::blocking(move || containers.make(record, &image, wanted)).await;
@@ -140,23 +148,45 @@ impl Containers {
         Ok(image)
     }
 
+    /// What a container wants of its networks, by their names. One that does not exist may be made before the
+    /// start, which tells if it is not.
+    fn take_endpoints(
+        &self,
+        mode: &Mode,
+        wanted: BTreeMap<String, EndpointSettings>,
+        config: &ContainerConfig,
+    ) -> Result<BTreeMap<String, EndpointSettings>> {
+        let networks = &self.0.networks;
+        let named = |name: &str| networks.name_and_id(name).map_or_else(|| name.to_owned(), |(name, _)| name);
+        let mut endpoints: BTreeMap<_, _> =
+            wanted.into_iter().map(|(name, settings)| (named(&name), settings)).collect();
+        let default = match mode {
+            Mode::Container(_) => return Ok(BTreeMap::new()),
+            Mode::None => "none".to_owned(),
+            Mode::Host => "host".to_owned(),
+            Mode::Network(name) => named(name),
+        };
+        if endpoints.is_empty() {
+            endpoints.insert(default.clone(), EndpointSettings::default());
+        }
+        if let Some(endpoint) = endpoints.get_mut(&default).filter(|endpoint| endpoint.mac_address.is_empty()) {
+            endpoint.mac_address.clone_from(&config.mac_address);
+        }
+        for (name, settings) in &endpoints {
+            let invalid = |error: Error| {
+                Error::new(error.kind(), format!("invalid config for network {name}")).because(error)
+            };
+            Networks::check_mac(&settings.mac_address).map_err(invalid)?;
+            let has_addresses = matches!(mode, Mode::Network(_)) && networks.name_and_id(name).is_some();
+            if has_addresses {
+                networks.check_endpoint(name, settings).map_err(invalid)?;
+            }
+        }
+        Ok(endpoints)
+    }
+
     /// Fills in what a host configuration leaves open.
-    fn adapt(&self, host_config: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
-        match network::mode(host_config) {
-            Ok(network::Mode::Default) => warnings.push(network::NO_BRIDGE.to_owned()),
-            Ok(_) => {}
-            // It may be made before the start, which tells if it is not.
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let gateways = host_config.extra_hosts.iter().flatten();
-        if gateways.filter(|host| host.ends_with(&format!(":{}", etc_files::HOST_GATEWAY))).count() > 0 {
-            warnings.push(
-                "host-gateway stands for the address of a bridge network's gateway, which is not \
-                 implemented yet: the name is left out of /etc/hosts."
-                    .to_owned(),
-            );
-        }
+    fn adapt(&self, host_config: &mut HostConfig) -> Result<()> {
         if host_config.resources.memory > 0 && host_config.resources.memory_swap == 0 {
             host_config.resources.memory_swap = host_config.resources.memory.saturating_mul(2);
         }

@@ -76,9 +76,6 @@ fn network_mode(config: &ContainerConfig, host_config: &HostConfig) -> Result<()
             "host type networking can't be used with links. This would result in undefined behavior",
         );
     }
-    if links {
-        return Err(Error::not_implemented("--link is not implemented yet"));
-    }
     Ok(())
 }
 

@@ -1,0 +1,127 @@
+//! Bridges of this machine, and the rules about what passes them.
+
+use std::fs;
+
+use super::{
+    Network, State,
+    address::{Mac, Prefix},
+    endpoint::Sandbox,
+    netlink::{Links, Socket},
+    nft::{BridgeRules, PublishedRule, Ruleset},
+    options::BridgeOptions,
+};
+use crate::error::{Context, Error, Result};
+
+const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
+const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+impl Network {
+    /// Sees to it that the network's bridge is there, up, and has its addresses. Returns its index.
+    pub(super) fn bring_up(&self, options: &BridgeOptions, links: &mut Links) -> Result<u32> {
+        let name = &options.interface;
+        let what = || format!("make the bridge {name} of network {}", self.api.name);
+        let found = match links.find(name).context(what)? {
+            Some(found) => found,
+            None => {
+                links.add_bridge(name, Mac::random(), options.mtu).context(what)?;
+                links.find(name).context(what)?.ok_or_else(|| Error::system(what()))?
+            }
+        };
+        if found.kind != "bridge" {
+            return Err(Error::system(what()).because("an interface of that name is no bridge"));
+        }
+        // Without IPv6 in the network, the machine's link-local address stays out of it, too.
+        if !self.api.enable_ipv6 {
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        }
+        links.set_up(found.index).context(what)?;
+        for pool in &self.pools {
+            if let Some(gateway) = pool.gateway {
+                links.add_address(found.index, Prefix::new(gateway, pool.subnet.length)).context(what)?;
+            }
+        }
+        Ok(found.index)
+    }
+
+    /// Takes the addresses of the network's bridge, so that its subnets are free, and lets the kernel remove it
+    /// while nobody waits. One that somebody else made stays.
+    pub(super) fn take_down_later(&self) -> Result<()> {
+        let Some(options) = self.bridge.as_ref().filter(|_| !self.is_foreign) else { return Ok(()) };
+        let what = || format!("remove the bridge {}", options.interface);
+        let mut links = Links::open().context(what)?;
+        let Some(found) = links.find(&options.interface).context(what)? else { return Ok(()) };
+        for pool in &self.pools {
+            if let Some(gateway) = pool.gateway {
+                links.remove_address(found.index, Prefix::new(gateway, pool.subnet.length)).context(what)?;
+            }
+        }
+        let name = options.interface.clone();
+        std::thread::Builder::new()
+            .name("remove-bridge".to_owned())
+            .spawn(move || {
+                if let Err(error) = links.remove(&name) {
+                    tracing::warn!("remove the bridge {name}: {error}");
+                }
+            })
+            .map(drop)
+            .context(what)
+    }
+
+    /// Removes the network's bridge, unless somebody else made it.
+    pub(super) fn take_down(&self, links: &mut Links) -> Result<()> {
+        match &self.bridge {
+            Some(options) if !self.is_foreign => {
+                let name = &options.interface;
+                links.remove(name).context(|| format!("remove the bridge {name}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn rules<'a>(&self, sandboxes: impl Iterator<Item = &'a Sandbox>) -> Option<BridgeRules> {
+        let options = self.bridge.as_ref()?;
+        let leads_here = |sandbox: &&Sandbox| {
+            sandbox.gateway().is_some_and(|endpoint| endpoint.network == self.api.id)
+        };
+        let published = sandboxes.filter(leads_here).flat_map(|sandbox| &sandbox.published);
+        Some(BridgeRules {
+            interface: options.interface.clone(),
+            subnets: self.pools.iter().map(|pool| (pool.subnet, pool.gateway)).collect(),
+            internal: self.api.internal,
+            icc: options.icc,
+            masquerade: options.masquerade,
+            published: published
+                .map(|mapping| PublishedRule {
+                    host: mapping.host,
+                    host_port: mapping.host_port,
+                    container: mapping.container,
+                    container_port: mapping.container_port,
+                    protocol: mapping.protocol.number(),
+                })
+                .collect(),
+        })
+    }
+}
+
+impl State {
+    /// Makes the machine route, if it does not.
+    pub(super) fn enable_forwarding(&mut self, ipv6: bool) -> Result<()> {
+        for (path, wanted) in [(FORWARD_V4, true), (FORWARD_V6, ipv6)] {
+            if !wanted || fs::read_to_string(path).is_ok_and(|now| now.trim() == "1") {
+                continue;
+            }
+            fs::write(path, "1").context(|| format!("enable IP forwarding: write {path}"))?;
+            self.forwarding = true;
+        }
+        Ok(())
+    }
+
+    /// Gives the kernel the rules that this state wants.
+    pub(super) fn apply_rules(&self) -> Result<()> {
+        let bridges = self.networks.values().filter_map(|network| network.rules(self.sandboxes.values()));
+        let rules = Ruleset { bridges: bridges.collect(), routes_only_bridges: self.forwarding };
+        let what = || "set the machine's packet filter (nf_tables)".to_owned();
+        let mut socket = Socket::netfilter().context(what)?;
+        rules.apply(&mut socket).context(what)
+    }
+}

@@ -1,0 +1,314 @@
+//! `network create`, and the networks that every engine has.
+
+use wire::docker::network::{self as api, CreateRequest, CreateResponse, Ipam, IpamConfig};
+
+use super::{
+    BRIDGE, Network, Networks, State,
+    ipam::{self, Pool},
+    netlink::Links,
+    options::{self, BridgeOptions},
+    validate,
+};
+use crate::{
+    container::random_id,
+    error::{Context, Error, Kind, Result},
+    system::now_rfc3339,
+};
+
+/// Whose driver must not have more than one network.
+const SINGLE: [&str; 2] = ["host", "null"];
+const IPAM_DRIVER: &str = "default";
+const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
+                        connect this node to swarm and try again.";
+
+impl Networks {
+    /// Makes a network. Blocks.
+    ///
+    /// # Errors
+    /// Requests that make no sense, names and subnets that are taken, in Docker's words; what this machine
+    /// refuses.
+    pub(crate) fn create(&self, request: CreateRequest) -> Result<CreateResponse> {
+        validate::name(&request.name)?;
+        let mut network = describe(&request)?;
+        let mut state = self.state();
+        if state.networks.values().any(|other| other.api.name == request.name) {
+            return Err(Error::conflict(format!("network with name {} already exists", request.name)));
+        }
+        if let Some(from) = request.config_from.as_ref().filter(|from| !from.network.is_empty()) {
+            take_configuration(&mut network, from, &request, &state)?;
+        }
+        if let Some(options) = network.bridge.clone() {
+            self.choose_subnets(&mut network, &state)?;
+            self.check_bridge(&mut network, &options, &mut state)?;
+        }
+        let id = network.api.id.clone();
+        let api = network.api.clone();
+        // On disk before anything of it is in the kernel, so that nothing is there without an owner.
+        self.keep(&network)?;
+        state.networks.insert(id.clone(), network);
+        if let Err(error) = state.bring_up(&id) {
+            if let Some(network) = state.networks.remove(&id) {
+                self.undo(&network, &state);
+            }
+            return Err(error);
+        }
+        drop(state);
+        self.emit(&api, "create", None);
+        Ok(CreateResponse { id, warning: String::new() })
+    }
+
+    fn undo(&self, network: &Network, state: &State) {
+        let taken_down = Links::open()
+            .context(|| "open a netlink socket".to_owned())
+            .and_then(|mut links| network.take_down(&mut links));
+        for error in [taken_down, state.apply_rules(), self.forget(&network.api.id)].into_iter().filter_map(Result::err)
+        {
+            tracing::warn!(network = network.api.name, "undo its creation: {error}");
+        }
+    }
+
+    /// Fills in the subnets that the request leaves to the engine.
+    fn choose_subnets(&self, network: &mut Network, state: &State) -> Result<()> {
+        let others: Vec<_> =
+            state.networks.values().flat_map(|other| &other.pools).map(|pool| pool.subnet).collect();
+        for (index, pool) in network.pools.iter().enumerate() {
+            let own = network.pools.iter().take(index).map(|pool| &pool.subnet);
+            if others.iter().chain(own).any(|other| other.overlaps(&pool.subnet)) {
+                return Err(ipam::overlapping());
+            }
+        }
+        let taken: Vec<_> = others.into_iter().chain(ipam::routed()).collect();
+        let wanted = [(network.api.enable_ipv4, true), (network.api.enable_ipv6, false)];
+        for (_, ipv4) in wanted.into_iter().filter(|(enabled, _)| *enabled) {
+            if network.pools.iter().any(|pool| pool.subnet.is_ipv4() == ipv4) {
+                continue;
+            }
+            let subnet =
+                if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&self.0.seed, &taken)? };
+            network.pools.push(Pool { subnet, range: None, gateway: None, reserved: Vec::new() });
+            set_gateway(network.pools.last_mut())?;
+            let pool = network.pools.last();
+            network.api.ipam.config.get_or_insert_default().push(IpamConfig {
+                subnet: subnet.to_string(),
+                gateway: pool.and_then(|pool| pool.gateway).map(|ip| ip.to_string()).unwrap_or_default(),
+                ..IpamConfig::default()
+            });
+        }
+        for pool in &mut network.pools {
+            set_gateway(Some(pool))?;
+            if let Some(gateway) = pool.gateway.filter(|gateway| pool.reserved.contains(gateway)) {
+                let names = network.api.ipam.config.iter().flatten().flat_map(|c| &c.auxiliary_addresses);
+                let text = gateway.to_string();
+                let name = names.clone().find(|(_, address)| **address == text).map_or("", |(name, _)| name);
+                return Err(Error::system(format!(
+                    "failed to allocate secondary ip address ({name}:{gateway}): Address already in use"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a bridge that another network has, and notes whether there is one already.
+    fn check_bridge(&self, network: &mut Network, own: &BridgeOptions, state: &mut State) -> Result<()> {
+        let interface = |other: &Network| other.bridge.as_ref().map(|bridge| bridge.interface.clone());
+        if let Some(other) = state.networks.values().find(|other| interface(other).as_ref() == Some(&own.interface)) {
+            let name = &own.interface;
+            return Err(Error::new(
+                Kind::Forbidden,
+                format!(
+                    "cannot create network {} ({name}): conflicts with network {} ({name}): networks have \
+                     same bridge name",
+                    network.api.id, other.api.id
+                ),
+            ));
+        }
+        let what = || format!("look for the bridge {}", own.interface);
+        let mut links = Links::open().context(what)?;
+        if state.doomed.remove(&own.interface) {
+            // If the kernel has done so already, there is nothing to be done.
+            links.remove(&own.interface).context(what)?;
+        }
+        let found = links.find(&own.interface).context(what)?;
+        network.is_foreign = found.is_some();
+        Ok(())
+    }
+
+    /// Sees to it that there are the networks that every engine has.
+    pub(super) fn make_predefined(&self, state: &mut State, created: &str) -> Result<()> {
+        for (name, driver) in [("host", "host"), ("none", "null"), (BRIDGE, "bridge")] {
+            if state.networks.values().any(|network| network.api.name == name) {
+                continue;
+            }
+            let mut network = Network {
+                api: api::Network {
+                    name: name.to_owned(),
+                    id: self.predefined_id(name),
+                    created: created.to_owned(),
+                    scope: "local".to_owned(),
+                    driver: driver.to_owned(),
+                    enable_ipv4: true,
+                    ipam: Ipam { driver: IPAM_DRIVER.to_owned(), ..Ipam::default() },
+                    ..api::Network::default()
+                },
+                pools: Vec::new(),
+                has_own_subnets: false,
+                is_foreign: false,
+                bridge: None,
+            };
+            if driver == "bridge" {
+                network.api.options = options::of_default_bridge();
+                network.bridge = Some(BridgeOptions::parse(&network.api.id, &network.api.options)?);
+                self.choose_subnets(&mut network, state)?;
+            }
+            self.keep(&network)?;
+            state.networks.insert(network.api.id.clone(), network);
+        }
+        Ok(())
+    }
+
+    /// From the engine's identity, so that they stay the same.
+    fn predefined_id(&self, name: &str) -> String {
+        use sha2::Digest;
+        let digest = sha2::Sha256::digest(format!("{}/{name}", self.0.seed));
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl State {
+    /// Brings a network into the kernel, if it has anything there.
+    pub(super) fn bring_up(&mut self, id: &str) -> Result<()> {
+        let Some(network) = self.networks.get(id) else { return Ok(()) };
+        let Some(options) = network.bridge.clone() else { return Ok(()) };
+        let mut links = Links::open().context(|| "open a netlink socket".to_owned())?;
+        network.bring_up(&options, &mut links)?;
+        let ipv6 = network.api.enable_ipv6;
+        self.enable_forwarding(ipv6)?;
+        self.apply_rules()
+    }
+}
+
+/// The network that a request describes, as far as the request alone says.
+fn describe(request: &CreateRequest) -> Result<Network> {
+    let driver = if request.driver.is_empty() { "bridge" } else { request.driver.as_str() };
+    if request.config_only {
+        if request.config_from.as_ref().is_some_and(|from| !from.network.is_empty()) {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "a configuration network cannot depend on another configuration network",
+            ));
+        }
+    } else {
+        match driver {
+            "bridge" => {}
+            "macvlan" | "ipvlan" => {
+                return Err(Error::not_implemented(format!("the network driver {driver} is not implemented yet")));
+            }
+            "overlay" => return Err(Error::new(Kind::Forbidden, NO_SWARM)),
+            single if SINGLE.contains(&single) => {
+                let message = format!("only one instance of \"{single}\" network is allowed");
+                return Err(Error::new(Kind::Forbidden, message));
+            }
+            other => return Err(Error::not_found(format!("plugin {other:?} not found"))),
+        }
+    }
+    if request.scope == "swarm" || request.ingress {
+        let message = "cannot create a swarm scoped network when swarm is not active";
+        return Err(Error::new(Kind::Forbidden, message));
+    }
+    let (enable_ipv4, enable_ipv6) =
+        (request.enable_ipv4.unwrap_or(true), request.enable_ipv6.unwrap_or(false));
+    if !enable_ipv4 && !enable_ipv6 {
+        return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
+    }
+    let mut ipam = request.ipam.clone().unwrap_or_default();
+    if ipam.driver.is_empty() {
+        ipam.driver = IPAM_DRIVER.to_owned();
+    }
+    if ipam.driver != IPAM_DRIVER {
+        return Err(Error::not_found(format!("plugin {:?} not found", ipam.driver)));
+    }
+    let configs = ipam.config.clone().unwrap_or_default();
+    let pools = validate::pools(&configs)?;
+    for ipv4 in [true, false] {
+        if pools.iter().filter(|pool| pool.subnet.is_ipv4() == ipv4).count() > 1 {
+            return Err(Error::new(Kind::Forbidden, "bridge driver doesn't support multiple subnets"));
+        }
+    }
+    if configs.is_empty() {
+        ipam.config = None;
+    }
+    let id = random_id();
+    let driver = if request.config_only { "null" } else { driver };
+    let bridge = match driver {
+        "bridge" => Some(BridgeOptions::parse(&id, &request.options)?),
+        _ => None,
+    };
+    Ok(Network {
+        has_own_subnets: !pools.is_empty(),
+        api: api::Network {
+            name: request.name.clone(),
+            id,
+            created: now_rfc3339(),
+            scope: if request.scope.is_empty() { "local".to_owned() } else { request.scope.clone() },
+            driver: driver.to_owned(),
+            enable_ipv4,
+            enable_ipv6,
+            ipam,
+            internal: request.internal,
+            attachable: request.attachable,
+            config_only: request.config_only,
+            options: request.options.clone(),
+            labels: request.labels.clone(),
+            ..api::Network::default()
+        },
+        pools,
+        is_foreign: false,
+        bridge,
+    })
+}
+
+/// Takes over what another network is there to describe.
+fn take_configuration(
+    network: &mut Network,
+    from: &api::ConfigReference,
+    request: &CreateRequest,
+    state: &State,
+) -> Result<()> {
+    let name = &from.network;
+    let source = state.get(name).map_err(|_| {
+        Error::not_found(format!("configuration network {name:?} does not exist"))
+    })?;
+    if !source.api.config_only {
+        let message = format!("{name:?} is not a configuration network");
+        return Err(Error::new(Kind::Forbidden, message));
+    }
+    let says_itself = !request.labels.is_empty()
+        || !request.options.is_empty()
+        || request.ipam.as_ref().is_some_and(|ipam| ipam.config.as_ref().is_some_and(|c| !c.is_empty()));
+    if says_itself {
+        return Err(Error::new(
+            Kind::Forbidden,
+            "user specified configurations are not supported if the network depends on a configuration network",
+        ));
+    }
+    network.pools.clone_from(&source.pools);
+    network.has_own_subnets = source.has_own_subnets;
+    network.api.ipam = source.api.ipam.clone();
+    network.api.labels = source.api.labels.clone();
+    network.api.options = source.api.options.clone();
+    network.api.enable_ipv4 = source.api.enable_ipv4;
+    network.api.enable_ipv6 = source.api.enable_ipv6;
+    network.api.internal = source.api.internal;
+    network.api.attachable = source.api.attachable;
+    network.api.config_from = from.clone();
+    network.bridge = Some(BridgeOptions::parse(&network.api.id, &network.api.options)?);
+    Ok(())
+}
+
+/// Gives the bridge the lowest free address of a pool, unless the user chose one.
+fn set_gateway(pool: Option<&mut Pool>) -> Result<()> {
+    if let Some(pool) = pool.filter(|pool| pool.gateway.is_none()) {
+        pool.gateway = Some(pool.free(&Default::default())?);
+    }
+    Ok(())
+}

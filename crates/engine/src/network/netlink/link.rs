@@ -1,0 +1,235 @@
+//! Links, addresses and routes: what this engine asks of rtnetlink.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use super::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Socket, attributes};
+use crate::network::address::{Mac, Prefix};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_F_NODAD: u8 = 2;
+
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+
+const AF_UNSPEC: u8 = 0;
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+const AF_INET6: u8 = 10;
+
+const IFF_UP: u32 = 1;
+/// Bytes of `struct ifinfomsg`.
+const IFINFO: usize = 16;
+
+/// What is known of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::network) struct Interface {
+    pub(in crate::network) index: u32,
+    pub(in crate::network) kind: String,
+}
+
+/// A pair of links to be made: one here, in a bridge, and one in another namespace.
+#[derive(Debug)]
+pub(in crate::network) struct NewVeth<'a> {
+    pub(in crate::network) name: &'a str,
+    /// The index of the bridge.
+    pub(in crate::network) bridge: u32,
+    pub(in crate::network) mtu: Option<u32>,
+    pub(in crate::network) peer_name: &'a str,
+    pub(in crate::network) peer_mac: Mac,
+    pub(in crate::network) peer_namespace: BorrowedFd<'a>,
+}
+
+/// The links of one network namespace.
+#[derive(Debug)]
+pub(in crate::network) struct Links(Socket);
+
+fn ifinfo(family: u8, index: u32, up: Option<bool>) -> [u8; IFINFO] {
+    let mut head = [0; IFINFO];
+    head[0] = family;
+    head[4..8].copy_from_slice(&index.to_ne_bytes());
+    if let Some(up) = up {
+        head[8..12].copy_from_slice(&u32::from(up).to_ne_bytes());
+        head[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    }
+    head
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+impl Links {
+    /// Those of this thread's namespace, wherever they are used from later.
+    pub(in crate::network) fn open() -> io::Result<Self> {
+        Socket::route().map(Self)
+    }
+
+    /// The link of that name; `None` when there is none.
+    pub(in crate::network) fn find(&mut self, name: &str) -> io::Result<Option<Interface>> {
+        let message = Message::new(RTM_GETLINK, 0).put(&ifinfo(AF_UNSPEC, 0, None)).text(IFLA_IFNAME, name);
+        let answer = match self.0.get(message) {
+            Ok(answer) => answer,
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let index = answer.payload.get(4..8).and_then(<[u8]>::first_chunk).map(|i| u32::from_ne_bytes(*i));
+        let index = index.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))?;
+        let info = attributes(&answer.payload, IFINFO).find(|(kind, _)| *kind == IFLA_LINKINFO);
+        let kind = info.and_then(|(_, info)| attributes(info, 0).find(|(kind, _)| *kind == IFLA_INFO_KIND));
+        let kind = kind.map_or(&[][..], |(_, kind)| kind);
+        let kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
+        Ok(Some(Interface { index, kind }))
+    }
+
+    /// Makes a bridge, down. One without ports has no carrier, and routes none the less.
+    pub(in crate::network) fn add_bridge(&mut self, name: &str, mac: Mac, mtu: Option<u32>) -> io::Result<()> {
+        let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+            .put(&ifinfo(AF_UNSPEC, 0, None))
+            .text(IFLA_IFNAME, name)
+            .bytes(IFLA_ADDRESS, &mac.0);
+        if let Some(mtu) = mtu {
+            message = message.u32(IFLA_MTU, mtu);
+        }
+        self.0.request(message.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge")))
+    }
+
+    /// Makes a pair of links, the one here up.
+    pub(in crate::network) fn add_veth(&mut self, veth: &NewVeth<'_>) -> io::Result<()> {
+        let namespace = u32::try_from(veth.peer_namespace.as_raw_fd()).unwrap_or_default();
+        let mtu = |message: Message| match veth.mtu {
+            Some(mtu) => message.u32(IFLA_MTU, mtu),
+            None => message,
+        };
+        let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+            .put(&ifinfo(AF_UNSPEC, 0, Some(true)))
+            .text(IFLA_IFNAME, veth.name)
+            .u32(IFLA_MASTER, veth.bridge);
+        self.0.request(mtu(message).nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |peer| {
+                    let peer = peer
+                        .put(&ifinfo(AF_UNSPEC, 0, None))
+                        .text(IFLA_IFNAME, veth.peer_name)
+                        .bytes(IFLA_ADDRESS, &veth.peer_mac.0)
+                        .u32(IFLA_NET_NS_FD, namespace);
+                    mtu(peer)
+                })
+            })
+        }))
+    }
+
+    /// Removes a link, and with it the other end of a pair.
+    pub(in crate::network) fn remove(&mut self, name: &str) -> io::Result<()> {
+        let message = Message::new(RTM_DELLINK, 0).put(&ifinfo(AF_UNSPEC, 0, None)).text(IFLA_IFNAME, name);
+        match self.0.request(message) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    pub(in crate::network) fn set_up(&mut self, index: u32) -> io::Result<()> {
+        self.0.request(Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, index, Some(true))))
+    }
+
+    /// Keeps the ports of a bridge that are so from reaching each other.
+    pub(in crate::network) fn isolate_port(&mut self, index: u32) -> io::Result<()> {
+        let message = Message::new(RTM_SETLINK, 0).put(&ifinfo(AF_BRIDGE, index, None));
+        self.0.request(message.nest(IFLA_PROTINFO, |port| port.u8(IFLA_BRPORT_ISOLATED, 1)))
+    }
+
+    /// Gives a link an address; it may have it already. IPv6 is not probed for duplicates: addresses are
+    /// given by the engine, and a probe would delay a container's start by a second.
+    pub(in crate::network) fn add_address(&mut self, index: u32, address: Prefix) -> io::Result<()> {
+        let ip = address.address;
+        let flags = if ip.is_ipv4() { 0 } else { IFA_F_NODAD };
+        let scope = 0;
+        let mut head = vec![family(ip), address.length, flags, scope];
+        head.extend(index.to_ne_bytes());
+        let mut message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE)
+            .put(&head)
+            .bytes(IFA_LOCAL, &octets(ip))
+            .bytes(IFA_ADDRESS, &octets(ip));
+        if let (IpAddr::V4(_), IpAddr::V4(last)) = (ip, address.last())
+            && address.length < 31
+        {
+            message = message.bytes(IFA_BROADCAST, &last.octets());
+        }
+        self.0.request(message)
+    }
+
+    /// Takes an address from a link, if it has it.
+    pub(in crate::network) fn remove_address(&mut self, index: u32, address: Prefix) -> io::Result<()> {
+        let ip = address.address;
+        let mut head = vec![family(ip), address.length, 0, 0];
+        head.extend(index.to_ne_bytes());
+        let message = Message::new(RTM_DELADDR, 0)
+            .put(&head)
+            .bytes(IFA_LOCAL, &octets(ip))
+            .bytes(IFA_ADDRESS, &octets(ip));
+        match self.0.request(message) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Sends by `gateway` what no other route fits, instead of what did before.
+    pub(in crate::network) fn set_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+        let message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
+            .put(&default_route(family(gateway)))
+            .bytes(RTA_GATEWAY, &octets(gateway))
+            .u32(RTA_OIF, index);
+        self.0.request(message)
+    }
+
+    /// Removes the default route of a family, if there is one.
+    pub(in crate::network) fn remove_default_route(&mut self, ipv6: bool) -> io::Result<()> {
+        let family = if ipv6 { AF_INET6 } else { AF_INET };
+        match self.0.request(Message::new(RTM_DELROUTE, 0).put(&default_route(family))) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+/// `struct rtmsg` of a default route.
+fn default_route(family: u8) -> [u8; 12] {
+    let scope = 0;
+    [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0, 0, 0, 0]
+}

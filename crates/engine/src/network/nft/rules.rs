@@ -1,0 +1,177 @@
+//! Which packets pass between bridges, and between bridges and the rest of the world: as Docker does it, with
+//! rules of our own.
+
+use std::{io, net::IpAddr};
+
+use super::{End, Hook, Rule, Table, Verdict};
+use crate::network::{address::Prefix, netlink::Socket};
+
+/// The engine's table.
+const TABLE: &str = "coracle";
+/// The table in the namespace of a container that has the engine's resolver.
+const RESOLVER_TABLE: &str = "coracle-resolver";
+
+pub(in crate::network) const TCP: u8 = 6;
+pub(in crate::network) const UDP: u8 = 17;
+
+/// What a bridge wants.
+#[derive(Debug, Clone)]
+pub(in crate::network) struct BridgeRules {
+    pub(in crate::network) interface: String,
+    /// Its networks, with the bridge's own address in them.
+    pub(in crate::network) subnets: Vec<(Prefix, Option<IpAddr>)>,
+    /// Nothing passes between it and the rest of the world.
+    pub(in crate::network) internal: bool,
+    /// Its containers reach each other.
+    pub(in crate::network) icc: bool,
+    /// Its containers appear to the world as this machine.
+    pub(in crate::network) masquerade: bool,
+    pub(in crate::network) published: Vec<PublishedRule>,
+}
+
+/// A port of this machine that leads to one of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) struct PublishedRule {
+    /// Unspecified for any.
+    pub(in crate::network) host: IpAddr,
+    pub(in crate::network) host_port: u16,
+    pub(in crate::network) container: IpAddr,
+    pub(in crate::network) container_port: u16,
+    /// The number of TCP or UDP.
+    pub(in crate::network) protocol: u8,
+}
+
+/// Everything the table says.
+#[derive(Debug, Clone, Default)]
+pub(in crate::network) struct Ruleset {
+    pub(in crate::network) bridges: Vec<BridgeRules>,
+    /// This engine made a router of the machine: it routes for bridges alone.
+    pub(in crate::network) routes_only_bridges: bool,
+}
+
+const LOOPBACK_V4: Prefix = Prefix { address: IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0)), length: 8 };
+const LOOPBACK_V6: Prefix = Prefix { address: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), length: 128 };
+
+impl Ruleset {
+    /// Makes these rules those of the kernel, in one transaction.
+    pub(in crate::network) fn apply(&self, socket: &mut Socket) -> io::Result<()> {
+        if self.bridges.is_empty() {
+            return Table::removing(TABLE).commit(socket);
+        }
+        let mut table = Table::replacing(TABLE);
+        table.base_chain("raw-prerouting", Hook::RawPrerouting);
+        table.base_chain("prerouting", Hook::NatPrerouting);
+        table.base_chain("output", Hook::NatOutput);
+        table.base_chain("forward", Hook::Forward);
+        table.base_chain("postrouting", Hook::NatPostrouting);
+        table.chain("ports");
+        table.chain("between");
+        self.direct(&mut table);
+        self.ports(&mut table);
+        self.forward(&mut table);
+        for bridge in self.bridges.iter().filter(|bridge| bridge.masquerade && !bridge.internal) {
+            for (subnet, _) in &bridge.subnets {
+                let leaving = Rule::new().is_in(End::Source, *subnet).goes_not_to(&bridge.interface);
+                table.rule("postrouting", leaving.masquerade());
+            }
+        }
+        table.commit(socket)
+    }
+
+    /// Nobody outside of a bridge routes to its containers directly, past what is published.
+    fn direct(&self, table: &mut Table) {
+        for bridge in &self.bridges {
+            for (subnet, gateway) in &bridge.subnets {
+                let mut rule = Rule::new()
+                    .comes_not_from(&bridge.interface)
+                    .comes_not_from("lo")
+                    .is_in(End::Destination, *subnet);
+                if let Some(gateway) = gateway {
+                    let length = if gateway.is_ipv4() { 32 } else { 128 };
+                    rule = rule.is_not_in(End::Destination, Prefix::new(*gateway, length));
+                }
+                table.rule("raw-prerouting", rule.end(Verdict::Drop));
+            }
+        }
+    }
+
+    /// Published ports. Loopback's, and those that containers ask for, are served by the engine's own
+    /// listeners.
+    fn ports(&self, table: &mut Table) {
+        table.rule("prerouting", Rule::new().is_for_here().end(Verdict::Jump("ports")));
+        for loopback in [LOOPBACK_V4, LOOPBACK_V6] {
+            let elsewhere = Rule::new().is_not_in(End::Destination, loopback).is_for_here();
+            table.rule("output", elsewhere.end(Verdict::Jump("ports")));
+        }
+        for bridge in &self.bridges {
+            table.rule("ports", Rule::new().comes_from(&bridge.interface).end(Verdict::Return));
+        }
+        for port in self.bridges.iter().flat_map(|bridge| &bridge.published) {
+            if port.host.is_ipv4() != port.container.is_ipv4() {
+                // The listener carries what changes its family.
+                continue;
+            }
+            let rule = if port.host.is_unspecified() {
+                Rule::new().family(port.host.is_ipv4())
+            } else {
+                let length = if port.host.is_ipv4() { 32 } else { 128 };
+                Rule::new().is_in(End::Destination, Prefix::new(port.host, length))
+            };
+            let rule = rule.port(port.protocol, port.host_port);
+            table.rule("ports", rule.redirect(port.container, port.container_port));
+        }
+    }
+
+    fn forward(&self, table: &mut Table) {
+        for bridge in self.bridges.iter().filter(|bridge| bridge.internal) {
+            let name = &bridge.interface;
+            table.rule("forward", Rule::new().comes_from(name).goes_not_to(name).end(Verdict::Drop));
+            table.rule("forward", Rule::new().goes_to(name).comes_not_from(name).end(Verdict::Drop));
+        }
+        for bridge in &self.bridges {
+            let name = &bridge.interface;
+            table.rule("forward", Rule::new().goes_to(name).is_of_old().end(Verdict::Accept));
+        }
+        for bridge in &self.bridges {
+            let name = &bridge.interface;
+            let verdict = if bridge.icc { Verdict::Accept } else { Verdict::Drop };
+            table.rule("forward", Rule::new().comes_from(name).goes_to(name).end(verdict));
+            // Bridges do not reach each other, not even what they publish, but by the machine's ports.
+            table.rule("forward", Rule::new().comes_from(name).end(Verdict::Jump("between")));
+            table.rule("between", Rule::new().goes_to(name).end(Verdict::Drop));
+        }
+        for bridge in &self.bridges {
+            let name = &bridge.interface;
+            for port in &bridge.published {
+                let length = if port.container.is_ipv4() { 32 } else { 128 };
+                let rule = Rule::new().goes_to(name).is_in(End::Destination, Prefix::new(port.container, length));
+                table.rule("forward", rule.port(port.protocol, port.container_port).end(Verdict::Accept));
+            }
+            table.rule("forward", Rule::new().goes_to(name).end(Verdict::Drop));
+        }
+        if self.routes_only_bridges {
+            for bridge in &self.bridges {
+                table.rule("forward", Rule::new().comes_from(&bridge.interface).end(Verdict::Accept));
+            }
+            table.rule("forward", Rule::new().end(Verdict::Drop));
+        }
+    }
+}
+
+/// Leads what a container asks `address` at `port` to the sockets that serve it, in the container's own
+/// namespace: port 53 itself may be the container's.
+pub(in crate::network) fn resolver(
+    socket: &mut Socket,
+    address: IpAddr,
+    port: u16,
+    udp_port: u16,
+    tcp_port: u16,
+) -> io::Result<()> {
+    let mut table = Table::replacing(RESOLVER_TABLE);
+    table.base_chain("output", Hook::NatOutput);
+    for (protocol, to) in [(UDP, udp_port), (TCP, tcp_port)] {
+        let rule = Rule::new().is_in(End::Destination, Prefix::new(address, 32)).port(protocol, port);
+        table.rule("output", rule.redirect(address, to));
+    }
+    table.commit(socket)
+}

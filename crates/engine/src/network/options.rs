@@ -1,0 +1,163 @@
+//! Options of the bridge driver, in Docker's names and words.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::error::{Error, Result};
+
+const NAME: &str = "com.docker.network.bridge.name";
+const ICC: &str = "com.docker.network.bridge.enable_icc";
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+const HOST_BINDING_V4: &str = "com.docker.network.bridge.host_binding_ipv4";
+const INHIBIT_V4: &str = "com.docker.network.bridge.inhibit_ipv4";
+const GATEWAY_MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const GATEWAY_MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
+const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
+const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
+const MTU: &str = "com.docker.network.driver.mtu";
+const PREFIX: &str = "com.docker.network.container_iface_prefix";
+
+/// The longest name of an interface, in bytes.
+const MAX_NAME: usize = 15;
+/// How containers see their interfaces, unless their network says otherwise.
+const DEFAULT_PREFIX: &str = "eth";
+
+/// What the options of a bridge network say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BridgeOptions {
+    pub(super) interface: String,
+    pub(super) icc: bool,
+    pub(super) masquerade: bool,
+    /// Where ports are published that name no address.
+    pub(super) host_binding: Option<IpAddr>,
+    pub(super) mtu: Option<u32>,
+    pub(super) container_prefix: String,
+}
+
+/// The options of the network `bridge`.
+pub(super) fn of_default_bridge() -> BTreeMap<String, String> {
+    [
+        (DEFAULT_BRIDGE, "true"),
+        (ICC, "true"),
+        (MASQUERADE, "true"),
+        (HOST_BINDING_V4, "0.0.0.0"),
+        (NAME, "docker0"),
+        (MTU, "1500"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+impl BridgeOptions {
+    /// Reads the options of the network `id`. Those that no driver of ours knows are left alone, as Docker
+    /// does.
+    ///
+    /// # Errors
+    /// Values that make no sense, and what this engine does not do.
+    pub(super) fn parse(id: &str, options: &BTreeMap<String, String>) -> Result<Self> {
+        let get = |name: &str| options.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let wrong = |name: &str, value: &str, why: &str| {
+            Error::invalid(format!("failed to parse {name} value: {value} ({why})"))
+        };
+        let flag = |name: &str, default: bool| match get(name) {
+            None => Ok(default),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(value) => {
+                Err(wrong(name, value, &format!("strconv.ParseBool: parsing {value:?}: invalid syntax")))
+            }
+        };
+        let interface = match get(NAME) {
+            Some(name) => check_interface(name)?,
+            None => format!("br-{}", id.get(..12).unwrap_or(id)),
+        };
+        let host_binding = get(HOST_BINDING_V4)
+            .map(|value| match value.parse::<IpAddr>() {
+                Ok(address) if address.is_ipv4() => Ok(address),
+                _ => Err(wrong(HOST_BINDING_V4, value, "nil ip")),
+            })
+            .transpose()?;
+        let mtu = get(MTU)
+            .map(|value| {
+                let number: i64 = value.parse().map_err(|_| {
+                    wrong(MTU, value, &format!("strconv.Atoi: parsing {value:?}: invalid syntax"))
+                })?;
+                u32::try_from(number).map_err(|_| Error::invalid(format!("invalid MTU number: {number}")))
+            })
+            .transpose()?
+            .filter(|mtu| *mtu != 0);
+        for name in [GATEWAY_MODE_V4, GATEWAY_MODE_V6] {
+            match get(name) {
+                None | Some("nat") => {}
+                Some(mode @ ("routed" | "nat-unprotected" | "isolated")) => {
+                    return Err(Error::not_implemented(format!("gateway mode {mode} is not implemented yet")));
+                }
+                Some(value) => return Err(wrong(name, value, &format!("unknown gateway mode {value}"))),
+            }
+        }
+        if flag(INHIBIT_V4, false)? {
+            return Err(Error::not_implemented(format!("{INHIBIT_V4} is not implemented yet")));
+        }
+        if get(TRUSTED).is_some() {
+            return Err(Error::not_implemented(format!("{TRUSTED} is not implemented yet")));
+        }
+        Ok(Self {
+            interface,
+            icc: flag(ICC, true)?,
+            masquerade: flag(MASQUERADE, true)?,
+            host_binding,
+            mtu,
+            container_prefix: match get(PREFIX) {
+                // A number follows.
+                Some(prefix) => check_interface(&format!("{prefix}99")).map(|_| prefix.to_owned())?,
+                None => DEFAULT_PREFIX.to_owned(),
+            },
+        })
+    }
+}
+
+/// A name that the kernel takes for an interface.
+fn check_interface(name: &str) -> Result<String> {
+    if name.len() > MAX_NAME {
+        return Err(Error::system("numerical result out of range"));
+    }
+    let odd = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
+    if matches!(name, "." | ".." | "lo") || name.contains(odd) {
+        return Err(Error::invalid(format!("invalid interface name: {name:?}")));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &[(&str, &str)]) -> Result<BridgeOptions> {
+        let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        BridgeOptions::parse("0123456789abcdef", &options.collect())
+    }
+
+    #[test]
+    fn options_have_dockers_defaults() {
+        let options = parse(&[]).unwrap();
+        assert_eq!(options.interface, "br-0123456789ab");
+        assert!(options.icc && options.masquerade && options.mtu.is_none());
+        let docker0 = BridgeOptions::parse("", &of_default_bridge()).unwrap();
+        assert_eq!((docker0.interface.as_str(), docker0.mtu), ("docker0", Some(1500)));
+    }
+
+    #[test]
+    fn refusals_are_dockers() {
+        for (name, value, message) in [
+            (ICC, "xx", "value: xx (strconv.ParseBool: parsing \"xx\": invalid syntax)"),
+            (MTU, "xx", "value: xx (strconv.Atoi: parsing \"xx\": invalid syntax)"),
+            (MTU, "-1", "invalid MTU number: -1"),
+            (HOST_BINDING_V4, "zz", "value: zz (nil ip)"),
+            (GATEWAY_MODE_V4, "zz", "value: zz (unknown gateway mode zz)"),
+            (NAME, "averyveryverylongname", "numerical result out of range"),
+            (NAME, "a/b", "invalid interface name: \"a/b\""),
+        ] {
+            let error = parse(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Published ports: which there are to be, where they are, and who listens.
+
+mod tcp;
+mod udp;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Handle, task::AbortHandle};
+use wire::docker::{container::Empty, host_config::PortBinding};
+
+use super::endpoint::{Endpoint, Sandbox};
+use crate::error::{Error, Result, errno_text};
+
+/// The ports that are given out where none is asked for, when the kernel does not say.
+const DYNAMIC: (u16, u16) = (32768, 60999);
+
+/// What ports are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The number in an IP header.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port of a container that is to be published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WantedPort {
+    pub(super) container_port: u16,
+    pub(super) protocol: String,
+    /// As the user wrote them: an address or nothing; a port, a range, or nothing.
+    pub(super) host_ip: String,
+    pub(super) host_port: String,
+}
+
+/// A port of this machine that leads to one of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mapping {
+    pub(super) host: IpAddr,
+    pub(super) host_port: u16,
+    pub(super) container: IpAddr,
+    pub(super) container_port: u16,
+    pub(super) protocol: Protocol,
+}
+
+/// A port to be opened to whoever may reach this engine's containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PublishedPort {
+    pub(crate) host: SocketAddr,
+    pub(crate) container: SocketAddr,
+    pub(crate) protocol: Protocol,
+}
+
+/// Opens ports. The engine on a Linux of its own listens itself; in a machine, its host has to be told.
+pub(crate) trait PortPublisher: Send + Sync {
+    /// Opens a port, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// As of `bind(2)`: somebody else has the port.
+    fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>>;
+}
+
+/// An open port.
+pub(crate) trait Published: Send {}
+
+/// Listens on this machine, and carries what comes to the container.
+#[derive(Debug, Clone)]
+pub(crate) struct Listeners(Handle);
+
+impl Listeners {
+    pub(crate) fn on(runtime: Handle) -> Self {
+        Self(runtime)
+    }
+}
+
+/// Ends a listener with everything that it carries.
+struct Listening(AbortHandle);
+
+impl Published for Listening {}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl PortPublisher for Listeners {
+    fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>> {
+        let _entered = self.0.enter();
+        let task = match port.protocol {
+            Protocol::Tcp => self.0.spawn(tcp::serve(tcp::listen(port.host)?, port.container)),
+            Protocol::Udp => self.0.spawn(udp::serve(udp::bind(port.host)?, port.container)),
+        };
+        Ok(Box::new(Listening(task.abort_handle())))
+    }
+}
+
+/// A socket for `address` that, of IPv6, is of nothing else.
+fn socket(address: SocketAddr, kind: rustix::net::SocketType) -> io::Result<std::os::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags, bind, socket_with, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if kind == rustix::net::SocketType::STREAM {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// The ports that a container's configuration publishes.
+///
+/// # Errors
+/// What is no port.
+pub(super) fn wanted(
+    bindings: &BTreeMap<String, Option<Vec<PortBinding>>>,
+    exposed: &BTreeMap<String, Empty>,
+    publish_all: bool,
+) -> Result<Vec<WantedPort>> {
+    let mut all = Vec::new();
+    let nothing = [PortBinding::default()];
+    for (port, bindings) in bindings {
+        let (container_port, protocol) = split(port)?;
+        let bindings = bindings.as_deref().unwrap_or_default();
+        // What is exposed and bound to nothing is no port to publish, unless all are.
+        let bindings = if bindings.is_empty() && publish_all { &nothing } else { bindings };
+        all.extend(bindings.iter().map(|binding| WantedPort {
+            container_port,
+            protocol: protocol.clone(),
+            host_ip: binding.host_ip.clone(),
+            host_port: binding.host_port.clone(),
+        }));
+    }
+    if publish_all {
+        for port in exposed.keys() {
+            let (container_port, protocol) = split(port)?;
+            let has = |wanted: &WantedPort| {
+                (wanted.container_port, &wanted.protocol) == (container_port, &protocol)
+            };
+            if !all.iter().any(has) {
+                all.push(WantedPort { container_port, protocol, ..WantedPort::default() });
+            }
+        }
+    }
+    // Those that want a certain port come first, so that none is taken from them.
+    all.sort_by_key(|wanted| (wanted.host_port.is_empty(), wanted.container_port, wanted.protocol.clone()));
+    Ok(all)
+}
+
+/// `80/udp`; `80` is of TCP.
+pub(crate) fn split(port: &str) -> Result<(u16, String)> {
+    let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+    let number = number.parse().map_err(|_| Error::invalid(format!("invalid port specification: {number:?}")))?;
+    Ok((number, protocol.to_lowercase()))
+}
+
+/// The host's ports that a binding allows, in order.
+fn candidates(text: &str, first_dynamic: u16) -> Result<(Vec<u16>, bool)> {
+    let invalid = || Error::invalid(format!("invalid port specification: {text:?}"));
+    if matches!(text, "" | "0") {
+        let (low, high) = dynamic_range();
+        let start = first_dynamic.clamp(low, high);
+        return Ok(((start..=high).chain(low..start).collect(), true));
+    }
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high): (u16, u16) = (low.parse().map_err(|_| invalid())?, high.parse().map_err(|_| invalid())?);
+    if low == 0 || high < low {
+        return Err(invalid());
+    }
+    Ok(((low..=high).collect(), false))
+}
+
+fn dynamic_range() -> (u16, u16) {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(low), Some(high)) if low > 0 && low <= high => (low, high),
+        _ => DYNAMIC,
+    }
+}
+
+/// Everything that opening ports needs to know.
+pub(super) struct Opening<'a> {
+    pub(super) publisher: &'a dyn PortPublisher,
+    /// What other containers have.
+    pub(super) taken: Vec<Mapping>,
+    /// Where ports are published that name no address.
+    pub(super) host_binding: Option<IpAddr>,
+    pub(super) next_dynamic: &'a mut u16,
+}
+
+impl Opening<'_> {
+    /// Opens the ports that a sandbox wants, at its endpoint `to`.
+    ///
+    /// # Errors
+    /// In Docker's words. Nothing is left open then.
+    pub(super) fn open(
+        &mut self,
+        sandbox: &Sandbox,
+        to: &Endpoint,
+    ) -> Result<(Vec<Mapping>, Vec<Box<dyn Published>>)> {
+        let (mut mappings, mut open) = (Vec::new(), Vec::new());
+        for wanted in &sandbox.wanted {
+            let (of_one, opened) = self.open_one(wanted, to).map_err(|error| {
+                Error::new(
+                    error.kind(),
+                    format!(
+                        "driver failed programming external connectivity on endpoint {} ({})",
+                        sandbox.name, to.id
+                    ),
+                )
+                .because(error)
+            })?;
+            self.taken.extend(&of_one);
+            mappings.extend(of_one);
+            open.extend(opened);
+        }
+        mappings.sort_by_key(|mapping| (mapping.container_port, mapping.protocol));
+        Ok((mappings, open))
+    }
+
+    fn open_one(
+        &mut self,
+        wanted: &WantedPort,
+        to: &Endpoint,
+    ) -> Result<(Vec<Mapping>, Vec<Box<dyn Published>>)> {
+        let protocol = match wanted.protocol.as_str() {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => return Err(Error::not_implemented("publishing SCTP ports is not implemented yet")),
+            other => return Err(Error::invalid(format!("invalid transport protocol: {other:?}"))),
+        };
+        let asked = match wanted.host_ip.trim_start_matches('[').trim_end_matches(']') {
+            "" => self.host_binding.filter(|address| !address.is_unspecified()),
+            text => {
+                let invalid = || Error::invalid(format!("invalid IP address: {text}"));
+                Some(text.parse().map_err(|_| invalid())?)
+            }
+        };
+        let hosts = match asked {
+            Some(address) => vec![address],
+            None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        };
+        let container = |host: &IpAddr| {
+            let v4 = to.ipv4.map(|prefix| prefix.address);
+            let v6 = to.ipv6.map(|prefix| prefix.address);
+            if host.is_ipv4() { v4 } else { v6.or(v4) }
+        };
+        let (ports, dynamic) = candidates(&wanted.host_port, *self.next_dynamic)?;
+        let mut failure = None;
+        for host_port in ports {
+            let mappings: Vec<Mapping> = hosts
+                .iter()
+                .filter_map(|host| {
+                    let container = container(host)?;
+                    let container_port = wanted.container_port;
+                    Some(Mapping { host: *host, host_port, container, container_port, protocol })
+                })
+                .collect();
+            match self.open_all(&mappings, asked.is_none()) {
+                Ok(opened) => {
+                    if dynamic {
+                        *self.next_dynamic = host_port.checked_add(1).unwrap_or_default();
+                    }
+                    return Ok(opened);
+                }
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::system("all ports are allocated")))
+    }
+
+    /// Opens ports that belong together: all or none.
+    fn open_all(
+        &self,
+        mappings: &[Mapping],
+        any_address: bool,
+    ) -> Result<(Vec<Mapping>, Vec<Box<dyn Published>>)> {
+        let (mut made, mut open) = (Vec::new(), Vec::new());
+        for mapping in mappings {
+            let host = SocketAddr::new(mapping.host, mapping.host_port);
+            if self.taken.iter().any(|other| collide(other, mapping)) {
+                return Err(Error::system(format!("Bind for {host} failed: port is already allocated")));
+            }
+            let container = SocketAddr::new(mapping.container, mapping.container_port);
+            let port = PublishedPort { host, container, protocol: mapping.protocol };
+            match self.publisher.publish(&port) {
+                Ok(opened) => {
+                    made.push(*mapping);
+                    open.push(opened);
+                }
+                // A machine without IPv6 publishes without it.
+                Err(error) if any_address && host.is_ipv6() && has_no_ipv6(&error) => {}
+                Err(error) => {
+                    let reason = match rustix::io::Errno::from_io_error(&error) {
+                        Some(rustix::io::Errno::ADDRINUSE) => "address already in use".to_owned(),
+                        Some(rustix::io::Errno::ADDRNOTAVAIL) => "cannot assign requested address".to_owned(),
+                        Some(errno) => errno_text(errno),
+                        None => error.to_string(),
+                    };
+                    return Err(Error::system(format!(
+                        "failed to bind host port for {host}:{container}/{}: {reason}",
+                        mapping.protocol
+                    )));
+                }
+            }
+        }
+        Ok((made, open))
+    }
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Whether two ports cannot both be open.
+fn collide(one: &Mapping, other: &Mapping) -> bool {
+    one.protocol == other.protocol
+        && one.host_port == other.host_port
+        && one.host.is_ipv4() == other.host.is_ipv4()
+        && (one.host == other.host || one.host.is_unspecified() || other.host.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_is_dockers() {
+        let binding = |ip: &str, port: &str| PortBinding { host_ip: ip.into(), host_port: port.into() };
+        let bindings = BTreeMap::from([
+            ("80/tcp".to_owned(), Some(vec![binding("", ""), binding("127.0.0.1", "8080")])),
+            ("53/udp".to_owned(), None),
+        ]);
+        let exposed = BTreeMap::from([("80/tcp".to_owned(), Empty {}), ("99/tcp".to_owned(), Empty {})]);
+        let shown = |publish_all| -> Vec<String> {
+            let all = wanted(&bindings, &exposed, publish_all).unwrap();
+            let show = |w: &WantedPort| format!("{}:{}:{}/{}", w.host_ip, w.host_port, w.container_port, w.protocol);
+            all.iter().map(show).collect()
+        };
+        assert_eq!(shown(false), ["127.0.0.1:8080:80/tcp", "::80/tcp"]);
+        assert_eq!(shown(true), ["127.0.0.1:8080:80/tcp", "::53/udp", "::80/tcp", "::99/tcp"]);
+        assert!(split("http/tcp").is_err());
+    }
+
+    #[test]
+    fn ports_are_tried_in_order() {
+        assert_eq!(candidates("8080", 0).unwrap(), (vec![8080], false));
+        assert_eq!(candidates("7000-7002", 0).unwrap(), (vec![7000, 7001, 7002], false));
+        let (all, dynamic) = candidates("", 40_000).unwrap();
+        assert!(dynamic && all[0] == 40_000 && all.last() == Some(&39_999));
+        for text in ["x", "9-8", "99999", "-", "0-9"] {
+            assert!(candidates(text, 0).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_address_collides_with_each() {
+        let mapping = |host: &str, host_port| Mapping {
+            host: host.parse().unwrap(),
+            host_port,
+            container: host.parse().unwrap(),
+            container_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        assert!(collide(&mapping("0.0.0.0", 80), &mapping("127.0.0.1", 80)));
+        assert!(!collide(&mapping("0.0.0.0", 80), &mapping("::", 80)));
+        assert!(!collide(&mapping("127.0.0.2", 80), &mapping("127.0.0.1", 80)));
+        let udp = Mapping { protocol: Protocol::Udp, ..mapping("0.0.0.0", 80) };
+        assert!(!collide(&mapping("0.0.0.0", 80), &udp));
+    }
+}

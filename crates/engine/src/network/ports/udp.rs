@@ -1,0 +1,105 @@
+//! Published UDP ports: whoever sends gets a socket of its own to the container, until both are silent.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
+
+/// After how long of silence a sender is forgotten, as in Docker.
+const SILENCE: Duration = Duration::from_secs(90);
+/// How many senders are remembered; what others send is lost, as datagrams may be.
+const MAX_SENDERS: usize = 1024;
+/// The largest datagram.
+const DATAGRAM: usize = 65_535;
+
+type Senders = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
+
+/// Opens a port. The caller is in a runtime.
+pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    UdpSocket::from_std(super::socket(address, rustix::net::SocketType::DGRAM)?.into())
+}
+
+/// Carries what comes to `container`, and its answers back, until it is dropped.
+pub(super) async fn serve(port: UdpSocket, container: SocketAddr) {
+    let port = Arc::new(port);
+    let senders = Senders::default();
+    let mut returning = JoinSet::new();
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        tokio::select! {
+            received = port.recv_from(&mut buffer) => {
+                // An error tells of a datagram sent before that nobody took.
+                let Ok((length, sender)) = received else { continue };
+                let known = get(&senders, sender);
+                let socket = match known {
+                    Some(socket) => socket,
+                    None => {
+                        let Some(socket) = open(&senders, sender, container).await else { continue };
+                        returning.spawn(give_back(port.clone(), socket.clone(), senders.clone(), sender));
+                        socket
+                    }
+                };
+                let _ = socket.send(&buffer[..length]).await;
+            }
+            Some(_) = returning.join_next() => {}
+        }
+    }
+}
+
+fn get(senders: &Senders, sender: SocketAddr) -> Option<Arc<UdpSocket>> {
+    senders.lock().unwrap_or_else(PoisonError::into_inner).get(&sender).cloned()
+}
+
+async fn open(senders: &Senders, sender: SocketAddr, container: SocketAddr) -> Option<Arc<UdpSocket>> {
+    if senders.lock().unwrap_or_else(PoisonError::into_inner).len() >= MAX_SENDERS {
+        return None;
+    }
+    let any: IpAddr =
+        if container.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await.ok()?;
+    socket.connect(container).await.ok()?;
+    let socket = Arc::new(socket);
+    senders.lock().unwrap_or_else(PoisonError::into_inner).insert(sender, socket.clone());
+    Some(socket)
+}
+
+/// Carries answers until there are none for a while.
+async fn give_back(port: Arc<UdpSocket>, socket: Arc<UdpSocket>, senders: Senders, sender: SocketAddr) {
+    let mut buffer = vec![0; DATAGRAM];
+    while let Ok(received) = timeout(SILENCE, socket.recv(&mut buffer)).await {
+        // Nobody listens in the container yet, or any more.
+        let Ok(length) = received else { continue };
+        let _ = port.send_to(&buffer[..length], sender).await;
+    }
+    senders.lock().unwrap_or_else(PoisonError::into_inner).remove(&sender);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_come_back_to_who_asked() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = UdpSocket::bind(any).await.unwrap();
+        let port = bind(any).unwrap();
+        let address = port.local_addr().unwrap();
+        let serving = tokio::spawn(serve(port, server.local_addr().unwrap()));
+        let clients = [UdpSocket::bind(any).await.unwrap(), UdpSocket::bind(any).await.unwrap()];
+        let mut buffer = [0; 16];
+        for (number, client) in clients.iter().enumerate() {
+            client.send_to(format!("{number}").as_bytes(), address).await.unwrap();
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..length], format!("{number}").as_bytes());
+            server.send_to(&buffer[..length], from).await.unwrap();
+            let (length, from) = client.recv_from(&mut buffer).await.unwrap();
+            assert_eq!((&buffer[..length], from), (format!("{number}").as_bytes(), address));
+        }
+        serving.abort();
+    }
+}

@@ -1,0 +1,166 @@
+//! The engine's start: networks are read from the disk and brought into the kernel, and running containers keep
+//! what they have.
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+
+use tokio::runtime::Handle;
+
+use super::{
+    Inner, Mode, Network, Networks, PortPublisher, Run, Served, State,
+    endpoint::Sandbox,
+    netlink::Links,
+    ports::PublishedPort,
+    resolver::Sockets,
+    sandbox,
+};
+use crate::{
+    error::{Context, Result},
+    events::Events,
+    store,
+};
+
+impl Networks {
+    /// Reads the networks under `data_root`, and what running containers have from `exec_root`. `seed` is the
+    /// engine's identity and `created` when its data root was made, RFC 3339. Blocks.
+    ///
+    /// What this machine does not have or allow is logged, and told to who asks for it later.
+    ///
+    /// # Errors
+    /// A directory that cannot be made or read. A damaged network is logged and left alone.
+    pub(crate) fn open(
+        data_root: &Path,
+        exec_root: &Path,
+        seed: &str,
+        created: &str,
+        events: Events,
+        publisher: Arc<dyn PortPublisher>,
+        runtime: Handle,
+    ) -> Result<Self> {
+        let directory = data_root.join("networks");
+        let run = Run { namespaces: exec_root.join("netns"), sandboxes: exec_root.join("sandboxes") };
+        for path in [&directory, &run.namespaces, &run.sandboxes] {
+            fs::create_dir_all(path).context(|| format!("create {}", path.display()))?;
+        }
+        let networks = Self(Arc::new(Inner {
+            directory,
+            run,
+            seed: seed.to_owned(),
+            events,
+            publisher,
+            runtime,
+            names: Default::default(),
+            state: Default::default(),
+        }));
+        let mut state = networks.state();
+        for path in files(&networks.0.directory)? {
+            match Network::load(&path) {
+                Ok(Some(network)) => {
+                    state.networks.insert(network.api.id.clone(), network);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!("a network is damaged, and left alone: {error}"),
+            }
+        }
+        networks.make_predefined(&mut state, created)?;
+        for path in files(&networks.0.run.sandboxes)? {
+            match store::read_json::<Sandbox>(&path) {
+                Ok(Some(sandbox)) => {
+                    state.sandboxes.insert(sandbox.container.clone(), sandbox);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!("a container's network is lost: {error}");
+                    let _ = fs::remove_file(&path);
+                }
+            }
+        }
+        state.bring_up_all();
+        drop(state);
+        Ok(networks)
+    }
+
+    /// Goes on with a container that an engine before this one started. Blocks.
+    pub(crate) fn adopt(&self, container: &str, name: &str, mode: &Mode) {
+        if matches!(mode, Mode::None | Mode::Host) {
+            self.start_without(container, name, mode);
+            return;
+        }
+        let mut state = self.state();
+        let Some(sandbox) = state.sandboxes.get(container).cloned() else { return };
+        let mut served = Served::default();
+        for mapping in &sandbox.published {
+            let port = PublishedPort {
+                host: (mapping.host, mapping.host_port).into(),
+                container: (mapping.container, mapping.container_port).into(),
+                protocol: mapping.protocol,
+            };
+            match self.0.publisher.publish(&port) {
+                Ok(open) => served.ports.push(open),
+                Err(error) => tracing::error!(container, "publish {} again: {error}", port.host),
+            }
+        }
+        if sandbox.wants_resolver() {
+            let resolver = sandbox::enter(&sandbox.namespace, Sockets::open)
+                .and_then(|sockets| self.serve_names(&sandbox, sockets));
+            match resolver {
+                Ok(resolver) => served.resolver = Some(resolver),
+                Err(error) => tracing::error!(container, "serve its names again: {error}"),
+            }
+        }
+        self.0.names.learn(&sandbox);
+        state.served.insert(container.to_owned(), served);
+    }
+
+    /// Gives back what containers had that are gone. To be called when every other has said that it runs.
+    pub(crate) fn settle(&self, exists: impl Fn(&str) -> bool) {
+        let lost: Vec<String> =
+            self.state().sandboxes.keys().filter(|container| !exists(container)).cloned().collect();
+        for container in lost {
+            self.stop(&container);
+        }
+        let state = self.state();
+        let used: BTreeSet<_> = state.sandboxes.values().map(|sandbox| sandbox.namespace.clone()).collect();
+        let namespaces = files(&self.0.run.namespaces).unwrap_or_default();
+        for stray in namespaces.into_iter().filter(|path| !used.contains(path)) {
+            if let Err(error) = sandbox::remove(&stray) {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+impl State {
+    fn bring_up_all(&mut self) {
+        let mut links = match Links::open() {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::warn!("no netlink: networks with addresses cannot be used: {error}");
+                return;
+            }
+        };
+        let mut ipv6 = false;
+        for network in self.networks.values() {
+            let Some(options) = &network.bridge else { continue };
+            ipv6 |= network.api.enable_ipv6;
+            if let Err(error) = network.bring_up(options, &mut links) {
+                tracing::warn!("{error}");
+            }
+        }
+        for error in [self.enable_forwarding(ipv6), self.apply_rules()].into_iter().filter_map(Result::err) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// The files in a directory.
+fn files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let what = || format!("read {}", directory.display());
+    let mut all = Vec::new();
+    for entry in fs::read_dir(directory).context(what)? {
+        let path = entry.context(what)?.path();
+        if path.extension().is_none_or(|extension| extension != "new") {
+            all.push(path);
+        }
+    }
+    Ok(all)
+}
