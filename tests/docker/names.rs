@@ -1,7 +1,7 @@
 //! Names of containers in networks of the user's, and of the rest of the world.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -211,11 +211,14 @@ fn of_the_world(t: &Target) -> Outcome {
     // What UDP cuts off is asked again by TCP: here by hand, as this busybox does not.
     let address: IpAddr = [127, 0, 0, 11].into();
     let pid = i32::try_from(t.inspect(&name)?["State"]["Pid"].as_i64().context("no pid")?)?;
-    let pid = if t.kind() == Kind::Native || t.kind() == Kind::Dockerd { t.namespace().process(pid)?.pid } else {
+    let pid = if t.kind() == Kind::Native || t.kind() == Kind::Dockerd {
+        t.namespace().process(pid)?.pid
+    } else {
         anyhow::bail!("only beside an engine")
     };
     let place = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
-    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05large\x07example\x00\x00\x01\x00\x01";
+    let question =
+        b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05large\x07example\x00\x00\x01\x00\x01";
     let (by_udp, by_tcp) = thread::scope(|scope| {
         let asking = scope.spawn(|| -> Result<(Vec<u8>, Vec<u8>)> {
             let network = std::fs::File::open(&place).with_context(|| format!("opening {place}"))?;

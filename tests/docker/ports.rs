@@ -50,8 +50,20 @@ fn ready(t: &Target, name: &str) -> Outcome {
 /// What the machine of the engine gets from an address of its own.
 fn get(t: &Target, address: &str) -> Result<String> {
     let url = format!("http://{address}/index.html");
-    let fetched =
-        t.docker(["run", "--rm", "--network", "host", "busybox", "wget", "-q", "-T", "3", "-O", "-", &url]);
+    let fetched = t.docker([
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        "busybox",
+        "timeout",
+        "4",
+        "wget",
+        "-q",
+        "-O",
+        "-",
+        &url,
+    ]);
     Ok(fetched.output()?.stdout().trim().to_owned())
 }
 
@@ -85,13 +97,13 @@ fn by_other_addresses(t: &Target) -> Outcome {
     t.ok(["run", "-d", "--name", &client, "--network", &network, "busybox", "sh", "-c", SLEEP])?;
     let from_client = |address: &str| -> Result<String> {
         let url = format!("http://{address}/index.html");
-        let fetched = t.docker(["exec", &client, "wget", "-q", "-T", "3", "-O", "-", &url]).output()?;
+        let fetched = t.docker(["exec", &client, "timeout", "4", "wget", "-q", "-O", "-", &url]).output()?;
         Ok(fetched.stdout().trim().to_owned())
     };
     ensure_eq!(from_client(&format!("10.95.0.1:{port}"))?, "hello");
     ensure_eq!(from_client(&format!("{at_loopback}:80"))?, "");
     // A container reaches its own port by the machine's address.
-    let own = t.docker(["exec", &web, "wget", "-q", "-T", "3", "-O", "-"]);
+    let own = t.docker(["exec", &web, "timeout", "4", "wget", "-q", "-O", "-"]);
     let own = own.arg(format!("http://172.17.0.1:{port}/index.html")).output()?;
     ensure_eq!(own.stdout().trim(), "hello");
     Ok(())
@@ -99,7 +111,8 @@ fn by_other_addresses(t: &Target) -> Outcome {
 
 fn shown(t: &Target) -> Outcome {
     let name = t.name("web");
-    let args = ["run", "-d", "--name", &name, "-p", "80", "-p", "127.0.0.1::81", "-p", "53/udp", "--expose", "99"];
+    let args =
+        ["run", "-d", "--name", &name, "-p", "80", "-p", "127.0.0.1::81", "-p", "53/udp", "--expose", "99"];
     t.ok(args.iter().copied().chain(["busybox", "sh", "-c", SLEEP]))?;
     let ports = t.inspect(&name)?["NetworkSettings"]["Ports"].clone();
     ensure_eq!(ports["99/tcp"], Value::Null);
@@ -140,7 +153,7 @@ fn ranges(t: &Target) -> Outcome {
     ensure_eq!(ports, ["21000", "21001"]);
     let three = t.name("three");
     t.fails(125, ["run", "--name", &three, "-p", "21000-21001:80", "busybox", "true"])?
-        .expect_stderr("port is already allocated")?;
+        .expect_stderr("all ports are allocated")?;
     t.ok(["rm", "-f", &three])?;
     t.ok(["run", "-d", "--name", &three, "-p", "21010-21012:90-92", "busybox", "sh", "-c", SLEEP])?;
     ensure_eq!(published(t, &three, "92/tcp")?, "21012");
@@ -151,10 +164,11 @@ fn taken(t: &Target) -> Outcome {
     let (one, two) = (t.name("one"), t.name("two"));
     server(t, &one, &["-p", "21020:80"])?;
     let refused = t.fails(125, ["run", "--name", &two, "-p", "127.0.0.1:21020:80", "busybox", "true"])?;
-    let refused = refused
-        .expect_stderr(&format!("failed to set up container networking: driver failed programming external \
-                                 connectivity on endpoint {two} ("))?;
-    refused.expect_stderr("): Bind for 127.0.0.1:21020 failed: port is already allocated")?;
+    let refused = refused.expect_stderr(&format!(
+        "failed to set up container networking: driver failed programming external \
+                                 connectivity on endpoint {two} ("
+    ))?;
+    refused.expect_stderr("): Bind for 0.0.0.0:21020 failed: port is already allocated")?;
     let state = t.inspect(&two)?["State"].clone();
     ensure_eq!((&state["Status"], &state["ExitCode"]), (&json!("created"), &json!(128)));
     // Nothing of it is left: neither in the network, nor of the port.
@@ -202,7 +216,8 @@ fn refusals(t: &Target) -> Outcome {
     ensure_eq!(message, "invalid port specification: \"99999\"");
     // Docker ignores ports of containers that have no network to publish.
     t.ok(["run", "--rm", "--network", "none", "-p", "21050:80", "busybox", "true"])?;
-    let told = t.docker(["run", "--rm", "--network", "host", "-p", "21050:80", "busybox", "true"]).output()?;
+    let told =
+        t.docker(["run", "--rm", "--network", "host", "-p", "21050:80", "busybox", "true"]).output()?;
     told.expect_code(0)?.expect_stderr("Published ports are discarded when using host network mode")?;
     let name = t.name("sctp");
     // Neither listens for SCTP here: Docker because the kernel lacks it.
@@ -220,7 +235,8 @@ fn half_close(t: &Target) -> Outcome {
     let port = published(t, &name, "80/tcp")?;
     let ask = format!("head -c 3000000 /dev/zero | nc 127.0.0.1 {port}");
     wait::eventually_true("the answer comes", Duration::from_secs(30), || {
-        let asked = t.docker(["run", "--rm", "--network", "host", "busybox", "timeout", "5", "sh", "-c", &ask]);
+        let asked =
+            t.docker(["run", "--rm", "--network", "host", "busybox", "timeout", "5", "sh", "-c", &ask]);
         // md5 of three million zeros.
         Ok(asked.output()?.stdout().starts_with("c9fc2d3dd83ab67a129ac10b09c9ebbb"))
     })

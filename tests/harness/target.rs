@@ -37,7 +37,13 @@ impl Target {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let short = case.rsplit("::").next().unwrap_or(case).replace('_', "-");
         let folder = leftovers::folder()?;
-        Ok(Self { engine, prefix: format!("{short}-{number}"), made: Mutex::default(), networks: Mutex::default(), folder })
+        Ok(Self {
+            engine,
+            prefix: format!("{short}-{number}"),
+            made: Mutex::default(),
+            networks: Mutex::default(),
+            folder,
+        })
     }
 
     /// A name for something of this case. A container of that name is removed when the case ends.

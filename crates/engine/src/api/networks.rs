@@ -75,6 +75,6 @@ async fn disconnect(
     Path(name): Path<String>,
     JsonBody(request): JsonBody<DisconnectRequest>,
 ) -> Result<()> {
-    let DisconnectRequest { container, force } = request;
-    to_end(async move { engine.containers.disconnect(&container, &name, force).await }).await
+    let DisconnectRequest { container, force: _ } = request;
+    to_end(async move { engine.containers.disconnect(&container, &name).await }).await
 }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use axum::http::{Request, Uri, uri::PathAndQuery};
+use axum::http::{Method, Request, Uri, uri::PathAndQuery};
 use wire::docker::{API_VERSION, MIN_API_VERSION};
 
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ impl fmt::Display for ApiVersion {
 /// A version out of the range that this engine speaks, in Docker's words.
 pub(super) fn strip<B>(request: &mut Request<B>) -> Result<()> {
     let mut version = ApiVersion::known(API_VERSION);
-    let path = request.uri().path();
+    let path = request.uri().path().to_owned();
     if let Some((named, rest)) = path.strip_prefix("/v").and_then(|path| path.split_once('/'))
         && let Some(parsed) = ApiVersion::parse(named)
     {
@@ -59,19 +59,38 @@ pub(super) fn strip<B>(request: &mut Request<B>) -> Result<()> {
             )));
         }
         version = parsed;
-        let stripped = match request.uri().query() {
-            Some(query) => format!("/{rest}?{query}"),
-            None => format!("/{rest}"),
-        };
-        let path_and_query = PathAndQuery::try_from(stripped)
-            .map_err(|error| Error::invalid(format!("invalid path {path}")).because(error))?;
-        let mut parts = request.uri().clone().into_parts();
-        parts.path_and_query = Some(path_and_query);
-        *request.uri_mut() = Uri::from_parts(parts)
-            .map_err(|error| Error::invalid("invalid request target").because(error))?;
+        set_path(request, &format!("/{rest}"))?;
+    }
+    if let Some(path) = link_as_name(request.method(), request.uri().path()) {
+        set_path(request, &path)?;
     }
     request.extensions_mut().insert(version);
     Ok(())
+}
+
+fn set_path<B>(request: &mut Request<B>, path: &str) -> Result<()> {
+    let whole = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let path_and_query = PathAndQuery::try_from(whole)
+        .map_err(|error| Error::invalid(format!("invalid path {path}")).because(error))?;
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(path_and_query);
+    *request.uri_mut() =
+        Uri::from_parts(parts).map_err(|error| Error::invalid("invalid request target").because(error))?;
+    Ok(())
+}
+
+/// A path in which a container is named by a link, `parent/alias`, with that name as one part, as routes have it.
+fn link_as_name(method: &Method, path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.strip_prefix("/containers/")?.split('/').collect();
+    match parts.as_slice() {
+        [_, "attach", "ws"] => None,
+        [parent, alias, verb] => Some(format!("/containers/{parent}%2F{alias}/{verb}")),
+        [parent, alias] if *method == Method::DELETE => Some(format!("/containers/{parent}%2F{alias}")),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -107,5 +126,16 @@ mod tests {
         assert!(old.starts_with("client version 1.24 is too old. Minimum supported"), "{old}");
         let new = stripped("/v1.99/info").unwrap_err().to_string();
         assert!(new.starts_with("client version 1.99 is too new. Maximum supported"), "{new}");
+    }
+
+    #[test]
+    fn links_are_names_of_containers() {
+        let link = |method, path| link_as_name(&method, path);
+        assert_eq!(link(Method::GET, "/containers/a/b/json").unwrap(), "/containers/a%2Fb/json");
+        assert_eq!(link(Method::DELETE, "/containers/a/b").unwrap(), "/containers/a%2Fb");
+        for path in ["/containers/a/json", "/containers/a/attach/ws", "/containers/json", "/images/a/b/json"]
+        {
+            assert_eq!(link(Method::GET, path), None, "{path}");
+        }
     }
 }

@@ -76,38 +76,27 @@ impl EtcFiles {
     }
 
     /// A running container has come into a network.
-    pub(super) fn join(&self, record: &Record, joined: &Started, had_resolver: bool) -> Result<()> {
+    pub(super) fn join(&self, record: &Record, joined: &Started) -> Result<()> {
         let mut hosts = read_file(&self.hosts)?;
         for address in &joined.addresses {
             hosts.push_str(&own_line(record, *address));
         }
         write_in_place(&self.hosts, &hosts)?;
-        self.change_resolver(record, had_resolver, joined.resolver)
+        // It is told of the resolver, unless it has changed what it was told before.
+        let machine = read(RESOLV_CONF)?;
+        let text = |servers| resolv_conf(&machine, record, servers);
+        if joined.resolver && read_file(&self.resolv_conf)? == text(Servers::Reachable) {
+            write_in_place(&self.resolv_conf, &text(Servers::Resolver))?;
+        }
+        Ok(())
     }
 
     /// A running container has left a network.
-    pub(super) fn leave(&self, record: &Record, left: &Started, had_resolver: bool) -> Result<()> {
-        let gone: Vec<String> = left.addresses.iter().map(|address| own_line(record, *address)).collect();
+    pub(super) fn leave(&self, record: &Record, gone: &[IpAddr]) -> Result<()> {
+        let gone: Vec<String> = gone.iter().map(|address| own_line(record, *address)).collect();
         let hosts = read_file(&self.hosts)?;
         let kept = hosts.split_inclusive('\n').filter(|line| !gone.iter().any(|gone| gone == line));
-        write_in_place(&self.hosts, &kept.collect::<String>())?;
-        self.change_resolver(record, had_resolver, left.resolver)
-    }
-
-    /// Whether the container was told of the engine's resolver.
-    pub(super) fn has_resolver(&self) -> bool {
-        let text = fs::read_to_string(&self.resolv_conf).unwrap_or_default();
-        text.lines().any(|line| line == format!("nameserver {RESOLVER}"))
-    }
-
-    /// Tells a running container of another resolver, unless it has changed what it was told.
-    fn change_resolver(&self, record: &Record, from: bool, to: bool) -> Result<()> {
-        let machine = read(RESOLV_CONF)?;
-        let text = |resolver| resolv_conf(&machine, record, Servers::of_network(resolver));
-        if from == to || read_file(&self.resolv_conf)? != text(from) {
-            return Ok(());
-        }
-        write_in_place(&self.resolv_conf, &text(to))
+        write_in_place(&self.hosts, &kept.collect::<String>())
     }
 }
 
@@ -138,13 +127,10 @@ enum Servers {
 impl Servers {
     fn of(mode: &Mode, resolver: bool) -> Self {
         match mode {
-            Mode::Network(_) => Self::of_network(resolver),
+            Mode::Network(_) if resolver => Self::Resolver,
+            Mode::Network(_) => Self::Reachable,
             _ => Self::Machine,
         }
-    }
-
-    fn of_network(resolver: bool) -> Self {
-        if resolver { Self::Resolver } else { Self::Reachable }
     }
 }
 
@@ -319,16 +305,20 @@ mod tests {
         record.config.hostname = "web".to_owned();
         let mode = Mode::of("bridge");
         files.write(&record, &mode, &Surroundings::default()).unwrap();
-        let (hosts, resolv_conf) =
-            (fs::read_to_string(&files.hosts).unwrap(), fs::read_to_string(&files.resolv_conf).unwrap());
+        let hosts = fs::read_to_string(&files.hosts).unwrap();
+        let resolv_conf = || fs::read_to_string(&files.resolv_conf).unwrap();
+        assert!(!resolv_conf().contains("127.0.0.11"));
         let addresses = vec![IpAddr::from([10, 0, 0, 2])];
         let joined = Started { addresses, resolver: true, ..Started::default() };
-        files.join(&record, &joined, false).unwrap();
+        files.join(&record, &joined).unwrap();
         assert_eq!(fs::read_to_string(&files.hosts).unwrap(), format!("{hosts}10.0.0.2\tweb\n"));
-        assert!(files.has_resolver());
-        files.leave(&record, &Started { resolver: false, ..joined }, true).unwrap();
+        assert!(resolv_conf().starts_with("nameserver 127.0.0.11\n"));
+        files.leave(&record, &joined.addresses).unwrap();
         assert_eq!(fs::read_to_string(&files.hosts).unwrap(), hosts);
-        assert_eq!(fs::read_to_string(&files.resolv_conf).unwrap(), resolv_conf);
+        // What the container writes itself is left alone.
+        fs::write(&files.resolv_conf, "nameserver 1.1.1.1\n").unwrap();
+        files.join(&record, &joined).unwrap();
+        assert_eq!(resolv_conf(), "nameserver 1.1.1.1\n");
     }
 
     #[test]

@@ -127,9 +127,7 @@ impl Containers {
             mount_one(&root, path, &mount.destination, mount.read_only, !mount.non_recursive)?;
         }
         let files = match Mode::of(&host.network_mode) {
-            Mode::Container(other) => {
-                self.get(&other).map(|other| EtcFiles::in_directory(&other.directory))
-            }
+            Mode::Container(other) => self.get(&other).map(|other| EtcFiles::in_directory(&other.directory)),
             _ => Ok(EtcFiles::in_directory(&container.directory)),
         };
         let Ok(files) = files else { return Ok(()) };

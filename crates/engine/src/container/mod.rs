@@ -26,9 +26,9 @@ mod list;
 /// Log files, and reading them.
 pub(crate) mod logs;
 mod multiplex;
+mod names;
 /// What a container has of its networks, and what it wants.
 mod networks;
-mod names;
 mod open;
 mod pause;
 mod prune;

@@ -143,7 +143,8 @@ impl Containers {
         let container = self.get(name)?;
         let _changing = container.changing.lock().await;
         let (containers, target, network) = (self.clone(), container.clone(), network.to_owned());
-        crate::blocking(move || containers.connect_locked(&target, &network, settings.unwrap_or_default())).await
+        crate::blocking(move || containers.connect_locked(&target, &network, settings.unwrap_or_default()))
+            .await
     }
 
     fn connect_locked(
@@ -154,8 +155,9 @@ impl Containers {
     ) -> Result<()> {
         let networks = &self.0.networks;
         let record = container.record();
-        let (network, _) =
-            networks.name_and_id(network).ok_or_else(|| Error::not_found(format!("network {network} not found")))?;
+        let (network, _) = networks
+            .name_and_id(network)
+            .ok_or_else(|| Error::not_found(format!("network {network} not found")))?;
         match Mode::of(&record.host_config.network_mode) {
             Mode::None => return Err(private()),
             Mode::Host if network == "host" => {
@@ -186,28 +188,23 @@ impl Containers {
         settings.driver_opts.get_or_insert_default();
         if state.pid().is_some() {
             let files = EtcFiles::in_directory(&container.directory);
-            let had_resolver = files.has_resolver();
             let joined = networks.connect(&record.id, &network, &settings, &record.config.hostname)?;
-            files.join(&record, &joined, had_resolver)?;
+            files.join(&record, &joined)?;
         }
         let mut changed = (*record).clone();
         changed.endpoints.insert(network, settings);
         container.set_record(changed)
     }
 
-    /// Takes a container out of a network.
+    /// Takes a container out of a network. A container that is gone has left nothing there, so that nothing is
+    /// to be forced.
     ///
     /// # Errors
     /// It is not in it; networks that a container keeps.
-    pub(crate) async fn disconnect(&self, name: &str, network: &str, force: bool) -> Result<()> {
+    pub(crate) async fn disconnect(&self, name: &str, network: &str) -> Result<()> {
         let known = self.0.networks.name_and_id(network);
         let (network, _) = known.ok_or_else(|| Error::not_found(format!("network {network} not found")))?;
-        let container = match self.get(name) {
-            Ok(container) => container,
-            // A container that is gone leaves nothing in a network, so that there is nothing to force.
-            Err(error) if force => return Err(error),
-            Err(error) => return Err(error),
-        };
+        let container = self.get(name)?;
         let _changing = container.changing.lock().await;
         let (containers, target) = (self.clone(), container.clone());
         crate::blocking(move || containers.disconnect_locked(&target, &network)).await
@@ -221,14 +218,16 @@ impl Containers {
             ));
         }
         if !record.endpoints.contains_key(network) {
-            return Err(Error::system(format!("container {} is not connected to network {network}", record.id)));
+            return Err(Error::system(format!(
+                "container {} is not connected to network {network}",
+                record.id
+            )));
         }
         let running = container.state().pid().is_some();
         if running && !matches!(Mode::of(&record.host_config.network_mode), Mode::None) {
             let files = EtcFiles::in_directory(&container.directory);
-            let had_resolver = files.has_resolver();
-            let left = self.0.networks.disconnect(&record.id, network)?;
-            files.leave(&record, &left, had_resolver)?;
+            let gone = self.0.networks.disconnect(&record.id, network)?;
+            files.leave(&record, &gone)?;
         }
         let mut changed = (*record).clone();
         changed.endpoints.remove(network);
@@ -242,12 +241,19 @@ impl Containers {
             networks.start_without(&record.id, &record.name, mode);
             return Ok(None);
         };
-        let default = networks.name_and_id(default).map_or_else(|| default.clone(), |(name, _)| name);
-        let wanted = self.wanted_networks(record, &default);
-        let started = networks.start(&wanted).map_err(|error| {
-            Error::new(error.kind(), "failed to set up container networking").because(error)
-        })?;
-        Ok(Some(started))
+        let unusable =
+            |error: Error| Error::new(error.kind(), "failed to set up container networking").because(error);
+        let Some((default, _)) = networks.name_and_id(default) else {
+            let what = if record.endpoints.contains_key(default) {
+                format!("network {default} not found")
+            } else {
+                format!(
+                    "could not find a network matching network mode {default}: network {default} not found"
+                )
+            };
+            return Err(unusable(Error::not_found(what)));
+        };
+        networks.start(&self.wanted_networks(record, &default)).map(Some).map_err(unusable)
     }
 }
 

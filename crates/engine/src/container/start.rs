@@ -260,7 +260,11 @@ impl Containers {
             tty: what.terminal,
             privileged: what.privileged,
         };
-        spec::exec_process(&record.config, &record.host_config, &request, &self.0.machine)
+        let mut config = record.config.clone();
+        // What a link tells, as far as it still leads somewhere.
+        let linked = self.linked(&record).unwrap_or_default();
+        config.env.get_or_insert_default().extend(linked.environment);
+        spec::exec_process(&config, &record.host_config, &request, &self.0.machine)
     }
 
     /// Checks that a user exists in a running container.

@@ -156,7 +156,8 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split([':', '-']);
         for byte in &mut bytes {
-            let hexadecimal = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let hexadecimal =
+                |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
             let part = parts.next().filter(hexadecimal).ok_or(NotAMac)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| NotAMac)?;
         }

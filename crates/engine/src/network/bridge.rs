@@ -80,9 +80,8 @@ impl Network {
 
     fn rules<'a>(&self, sandboxes: impl Iterator<Item = &'a Sandbox>) -> Option<BridgeRules> {
         let options = self.bridge.as_ref()?;
-        let leads_here = |sandbox: &&Sandbox| {
-            sandbox.gateway().is_some_and(|endpoint| endpoint.network == self.api.id)
-        };
+        let leads_here =
+            |sandbox: &&Sandbox| sandbox.gateway().is_some_and(|endpoint| endpoint.network == self.api.id);
         let published = sandboxes.filter(leads_here).flat_map(|sandbox| &sandbox.published);
         Some(BridgeRules {
             interface: options.interface.clone(),

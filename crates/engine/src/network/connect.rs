@@ -1,5 +1,7 @@
 //! `network connect` and `network disconnect`, and other changes to a container that runs.
 
+use std::net::IpAddr;
+
 use wire::docker::network::EndpointSettings;
 
 use super::{
@@ -53,7 +55,8 @@ impl Networks {
         let before = sandbox.clone();
         state.join(&mut sandbox, &network.id, settings, hostname)?;
         let mut served = state.served.remove(container).unwrap_or_default();
-        let address: Vec<_> = sandbox.endpoint(&network.id).into_iter().flat_map(Endpoint::addresses).collect();
+        let address: Vec<_> =
+            sandbox.endpoint(&network.id).into_iter().flat_map(Endpoint::addresses).collect();
         let finished = self.rearrange(&mut state, &before, &mut sandbox, &mut served);
         if let Err(error) = finished {
             self.leave(&mut sandbox, &network.id);
@@ -77,12 +80,11 @@ impl Networks {
         Ok(started)
     }
 
-    /// Takes a running container out of a network. Blocks. Returns the addresses that it had there, and
-    /// whether it still has a resolver.
+    /// Takes a running container out of a network. Blocks. Returns the addresses that it had there.
     ///
     /// # Errors
     /// It is not in the network.
-    pub(crate) fn disconnect(&self, container: &str, network: &str) -> Result<Started> {
+    pub(crate) fn disconnect(&self, container: &str, network: &str) -> Result<Vec<IpAddr>> {
         let mut state = self.state();
         let network = state.get(network)?.api.clone();
         let mut sandbox = state.sandboxes.get(container).cloned().ok_or_else(|| no_sandbox(container))?;
@@ -93,17 +95,12 @@ impl Networks {
         if let Err(error) = self.rearrange(&mut state, &before, &mut sandbox, &mut served) {
             tracing::warn!(container, "after leaving network {}: {error}", network.name);
         }
-        let left = Started {
-            namespace: sandbox.namespace.clone(),
-            addresses: gone,
-            resolver: served.resolver.is_some(),
-        };
         state.served.insert(container.to_owned(), served);
         state.sandboxes.insert(container.to_owned(), sandbox);
         state.apply_rules()?;
         drop(state);
         self.emit(&network, "disconnect", Some(container));
-        Ok(left)
+        Ok(gone)
     }
 
     fn leave(&self, sandbox: &mut Sandbox, network: &str) {
@@ -128,14 +125,12 @@ impl Networks {
         if leading(before) != leading(sandbox) {
             self.open_ports(state, sandbox, served)?;
         }
-        match (sandbox.wants_resolver(), served.resolver.is_some()) {
-            (true, false) => {
-                let sockets = sandbox::enter(&sandbox.namespace, Sockets::open)
-                    .context(|| "open the container's resolver".to_owned())?;
-                served.resolver = Some(self.serve_names(sandbox, sockets)?);
-            }
-            (false, true) => served.resolver = None,
-            _ => {}
+        // Once there, it stays: the container has been told of it.
+        if sandbox.wants_resolver() && served.resolver.is_none() {
+            let sockets = sandbox::enter(&sandbox.namespace, Sockets::open)
+                .context(|| "open the container's resolver".to_owned())?;
+            served.resolver = Some(self.serve_names(sandbox, sockets)?);
+            sandbox.dns.resolver = true;
         }
         self.keep_sandbox(sandbox)?;
         self.0.names.learn(sandbox);

@@ -61,7 +61,9 @@ impl Networks {
         let taken_down = Links::open()
             .context(|| "open a netlink socket".to_owned())
             .and_then(|mut links| network.take_down(&mut links));
-        for error in [taken_down, state.apply_rules(), self.forget(&network.api.id)].into_iter().filter_map(Result::err)
+        for error in [taken_down, state.apply_rules(), self.forget(&network.api.id)]
+            .into_iter()
+            .filter_map(Result::err)
         {
             tracing::warn!(network = network.api.name, "undo its creation: {error}");
         }
@@ -111,7 +113,9 @@ impl Networks {
     /// Refuses a bridge that another network has, and notes whether there is one already.
     fn check_bridge(&self, network: &mut Network, own: &BridgeOptions, state: &mut State) -> Result<()> {
         let interface = |other: &Network| other.bridge.as_ref().map(|bridge| bridge.interface.clone());
-        if let Some(other) = state.networks.values().find(|other| interface(other).as_ref() == Some(&own.interface)) {
+        if let Some(other) =
+            state.networks.values().find(|other| interface(other).as_ref() == Some(&own.interface))
+        {
             let name = &own.interface;
             return Err(Error::new(
                 Kind::Forbidden,
@@ -201,7 +205,9 @@ fn describe(request: &CreateRequest) -> Result<Network> {
         match driver {
             "bridge" => {}
             "macvlan" | "ipvlan" => {
-                return Err(Error::not_implemented(format!("the network driver {driver} is not implemented yet")));
+                return Err(Error::not_implemented(format!(
+                    "the network driver {driver} is not implemented yet"
+                )));
             }
             "overlay" => return Err(Error::new(Kind::Forbidden, NO_SWARM)),
             single if SINGLE.contains(&single) => {
@@ -275,9 +281,9 @@ fn take_configuration(
     state: &State,
 ) -> Result<()> {
     let name = &from.network;
-    let source = state.get(name).map_err(|_| {
-        Error::not_found(format!("configuration network {name:?} does not exist"))
-    })?;
+    let source = state
+        .get(name)
+        .map_err(|_| Error::not_found(format!("configuration network {name:?} does not exist")))?;
     if !source.api.config_only {
         let message = format!("{name:?} is not a configuration network");
         return Err(Error::new(Kind::Forbidden, message));

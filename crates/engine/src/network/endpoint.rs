@@ -8,7 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Network, address::{Mac, Prefix}, ports::Mapping};
+use super::{
+    Network,
+    address::{Mac, Prefix},
+    ports::Mapping,
+};
 
 /// What is known of a running container's network.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -31,6 +35,8 @@ pub(super) struct Sandbox {
 /// What the engine's resolver does for a container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Dns {
+    /// The container has been told of it.
+    pub(super) resolver: bool,
     /// Asked instead of this machine's.
     pub(super) servers: Vec<String>,
 }
@@ -99,8 +105,5 @@ pub(super) fn used_addresses<'a>(
     sandboxes: impl Iterator<Item = &'a Sandbox>,
     network: &Network,
 ) -> BTreeSet<IpAddr> {
-    sandboxes
-        .filter_map(|sandbox| sandbox.endpoint(&network.api.id))
-        .flat_map(Endpoint::addresses)
-        .collect()
+    sandboxes.filter_map(|sandbox| sandbox.endpoint(&network.api.id)).flat_map(Endpoint::addresses).collect()
 }

@@ -68,12 +68,15 @@ impl Names {
         let mut found = Vec::new();
         let mut is_known = false;
         for own in known.get(container)? {
-            let own_name = own.links.iter().find(|(alias, _)| alias == name).map(|(_, target)| target.as_str());
+            let own_name =
+                own.links.iter().find(|(alias, _)| alias == name).map(|(_, target)| target.as_str());
             let suffix = format!(".{}", own.network_name);
             let wanted = own_name.unwrap_or_else(|| name.strip_suffix(&suffix).unwrap_or(name));
             let places = known.values().flatten().filter(|place| place.network == own.network);
             // A container may be called what another is in full.
-            for place in places.filter(|place| place.names.iter().any(|known| known == wanted || known == name)) {
+            for place in
+                places.filter(|place| place.names.iter().any(|known| known == wanted || known == name))
+            {
                 is_known = true;
                 found.extend(&place.addresses);
             }

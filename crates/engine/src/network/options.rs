@@ -89,7 +89,9 @@ impl BridgeOptions {
             match get(name) {
                 None | Some("nat") => {}
                 Some(mode @ ("routed" | "nat-unprotected" | "isolated")) => {
-                    return Err(Error::not_implemented(format!("gateway mode {mode} is not implemented yet")));
+                    return Err(Error::not_implemented(format!(
+                        "gateway mode {mode} is not implemented yet"
+                    )));
                 }
                 Some(value) => return Err(wrong(name, value, &format!("unknown gateway mode {value}"))),
             }

@@ -55,7 +55,8 @@ impl Networks {
         self.forget(id)?;
         let Some(network) = state.networks.remove(id) else { return Ok(()) };
         if network.bridge.is_some() {
-            for error in [network.take_down_later(), state.apply_rules()].into_iter().filter_map(Result::err) {
+            for error in [network.take_down_later(), state.apply_rules()].into_iter().filter_map(Result::err)
+            {
                 tracing::warn!(network = network.api.name, "remove: {error}");
             }
             // Only a name that the user chose may come again.

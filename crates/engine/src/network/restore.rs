@@ -6,12 +6,8 @@ use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 use tokio::runtime::Handle;
 
 use super::{
-    Inner, Mode, Network, Networks, PortPublisher, Run, Served, State,
-    endpoint::Sandbox,
-    netlink::Links,
-    ports::PublishedPort,
-    resolver::Sockets,
-    sandbox,
+    Inner, Mode, Network, Networks, PortPublisher, Run, Served, State, endpoint::Sandbox, netlink::Links,
+    ports::PublishedPort, resolver::Sockets, sandbox,
 };
 use crate::{
     error::{Context, Result},
@@ -99,7 +95,7 @@ impl Networks {
                 Err(error) => tracing::error!(container, "publish {} again: {error}", port.host),
             }
         }
-        if sandbox.wants_resolver() {
+        if sandbox.dns.resolver {
             let resolver = sandbox::enter(&sandbox.namespace, Sockets::open)
                 .and_then(|sockets| self.serve_names(&sandbox, sockets));
             match resolver {

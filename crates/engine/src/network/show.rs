@@ -41,14 +41,14 @@ impl Networks {
     /// Filters that make no sense, in Docker's words.
     pub(crate) fn list(&self, filters: &Filters) -> Result<Vec<api::Network>> {
         let dangling = filters.flag("dangling")?;
-        if let Some(kind) = filters.get("type").iter().find(|kind| !matches!(kind.as_str(), "custom" | "builtin"))
+        if let Some(kind) =
+            filters.get("type").iter().find(|kind| !matches!(kind.as_str(), "custom" | "builtin"))
         {
             return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
         }
         let state = self.state();
-        let unused = |api: &api::Network| {
-            !is_predefined(&api.name) && state.endpoints(&api.id).next().is_none()
-        };
+        let unused =
+            |api: &api::Network| !is_predefined(&api.name) && state.endpoints(&api.id).next().is_none();
         let all = state.networks.values().map(|network| &network.api);
         let mut passing: Vec<api::Network> = all
             .filter(|api| {

@@ -78,7 +78,7 @@ impl Networks {
             id,
             namespace: namespace.clone(),
             endpoints: Vec::new(),
-            dns: Dns { servers: wanted.dns.clone() },
+            dns: Dns { resolver, servers: wanted.dns.clone() },
             wanted: ports::wanted(&wanted.port_bindings, &wanted.exposed_ports, wanted.publish_all)?,
             published: Vec::new(),
         };
@@ -93,11 +93,16 @@ impl Networks {
     }
 
     /// The networks that a container is to be in, the most important first.
-    fn joined(&self, endpoints: &BTreeMap<String, EndpointSettings>) -> Result<Vec<(Network, EndpointSettings)>> {
+    fn joined(
+        &self,
+        endpoints: &BTreeMap<String, EndpointSettings>,
+    ) -> Result<Vec<(Network, EndpointSettings)>> {
         let state = self.state();
         let all = endpoints.iter().map(|(name, settings)| Ok((state.get(name)?.clone(), settings.clone())));
         let mut all = all.collect::<Result<Vec<_>>>()?;
-        all.sort_by(|(a, x), (b, y)| y.gw_priority.cmp(&x.gw_priority).then_with(|| a.api.name.cmp(&b.api.name)));
+        all.sort_by(|(a, x), (b, y)| {
+            y.gw_priority.cmp(&x.gw_priority).then_with(|| a.api.name.cmp(&b.api.name))
+        });
         Ok(all)
     }
 
@@ -177,7 +182,12 @@ impl Networks {
     }
 
     /// Publishes what a sandbox wants published, at the endpoint that leads to the world.
-    pub(super) fn open_ports(&self, state: &mut State, sandbox: &mut Sandbox, served: &mut Served) -> Result<()> {
+    pub(super) fn open_ports(
+        &self,
+        state: &mut State,
+        sandbox: &mut Sandbox,
+        served: &mut Served,
+    ) -> Result<()> {
         served.ports.clear();
         sandbox.published.clear();
         if sandbox.wanted.is_empty() {
@@ -188,8 +198,12 @@ impl Networks {
         let taken = others.flat_map(|other| other.published.iter().copied()).collect();
         let bridge = state.networks.get(&to.network).and_then(|network| network.bridge.as_ref());
         let host_binding = bridge.and_then(|bridge| bridge.host_binding);
-        let mut opening =
-            Opening { publisher: &*self.0.publisher, taken, host_binding, next_dynamic: &mut state.next_port };
+        let mut opening = Opening {
+            publisher: &*self.0.publisher,
+            taken,
+            host_binding,
+            next_dynamic: &mut state.next_port,
+        };
         (sandbox.published, served.ports) = opening.open(sandbox, &to)?;
         Ok(())
     }
@@ -399,7 +413,12 @@ impl State {
 }
 
 /// What the resolver knows a container by: its name, its aliases, its short id, its host's name.
-fn dns_names(network: &Network, sandbox: &Sandbox, settings: &EndpointSettings, hostname: &str) -> Vec<String> {
+fn dns_names(
+    network: &Network,
+    sandbox: &Sandbox,
+    settings: &EndpointSettings,
+    hostname: &str,
+) -> Vec<String> {
     if network.is_default_bridge() {
         return Vec::new();
     }

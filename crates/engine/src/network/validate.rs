@@ -56,9 +56,8 @@ fn pool(config: &IpamConfig, faults: &mut Vec<String>) -> Option<Pool> {
             Ok(wanted) if wanted != wanted.network() => {
                 faults.push(format!("invalid ip-range {wanted}: it should be {}", wanted.network()));
             }
-            Ok(wanted) if !subnet.contains_network(&wanted) => faults.push(format!(
-                "invalid ip-range {wanted}: parent subnet {subnet} doesn't contain ip-range"
-            )),
+            Ok(wanted) if !subnet.contains_network(&wanted) => faults
+                .push(format!("invalid ip-range {wanted}: parent subnet {subnet} doesn't contain ip-range")),
             Ok(wanted) => range = Some(wanted),
         }
     }
@@ -68,9 +67,8 @@ fn pool(config: &IpamConfig, faults: &mut Vec<String>) -> Option<Pool> {
             None
         }
         Ok(address) if !subnet.contains(address) => {
-            faults.push(format!(
-                "invalid {what} {name}: parent subnet {subnet} doesn't contain this address"
-            ));
+            faults
+                .push(format!("invalid {what} {name}: parent subnet {subnet} doesn't contain this address"));
             None
         }
         Ok(address) => Some(address),
@@ -121,9 +119,8 @@ pub(super) fn endpoint(network: &Network, settings: &EndpointSettings) -> Result
                 continue;
             }
             let address = text.parse::<IpAddr>().ok();
-            let inside = address.is_some_and(|address| {
-                network.pools.iter().any(|pool| pool.subnet.contains(address))
-            });
+            let inside =
+                address.is_some_and(|address| network.pools.iter().any(|pool| pool.subnet.contains(address)));
             if !inside {
                 faults.push(format!("no configured subnet or ip-range contain the IP address {text}"));
             }

@@ -169,7 +169,8 @@ impl Containers {
         if endpoints.is_empty() {
             endpoints.insert(default.clone(), EndpointSettings::default());
         }
-        if let Some(endpoint) = endpoints.get_mut(&default).filter(|endpoint| endpoint.mac_address.is_empty()) {
+        if let Some(endpoint) = endpoints.get_mut(&default).filter(|endpoint| endpoint.mac_address.is_empty())
+        {
             endpoint.mac_address.clone_from(&config.mac_address);
         }
         for (name, settings) in &endpoints {

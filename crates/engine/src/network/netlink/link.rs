@@ -119,7 +119,12 @@ impl Links {
     }
 
     /// Makes a bridge, down. One without ports has no carrier, and routes none the less.
-    pub(in crate::network) fn add_bridge(&mut self, name: &str, mac: Mac, mtu: Option<u32>) -> io::Result<()> {
+    pub(in crate::network) fn add_bridge(
+        &mut self,
+        name: &str,
+        mac: Mac,
+        mtu: Option<u32>,
+    ) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
             .put(&ifinfo(AF_UNSPEC, 0, None))
             .text(IFLA_IFNAME, name)

@@ -144,9 +144,8 @@ impl Table {
 
     /// A chain that packets come to by a jump.
     fn chain(&mut self, name: &str) {
-        self.messages.push(
-            message(NEWCHAIN, NLM_F_CREATE).text(CHAIN_TABLE, self.name).text(CHAIN_NAME, name),
-        );
+        self.messages
+            .push(message(NEWCHAIN, NLM_F_CREATE).text(CHAIN_TABLE, self.name).text(CHAIN_NAME, name));
     }
 
     /// A chain that every packet comes to, and that lets pass what no rule of it stops.
@@ -354,11 +353,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 fn mask(prefix: Prefix) -> Vec<u8> {
     let ones = |width: u32| u128::MAX.checked_shl(width - u32::from(prefix.length)).unwrap_or(0);
-    if prefix.is_ipv4() {
-        ones(32).to_be_bytes()[12..].to_vec()
-    } else {
-        ones(128).to_be_bytes().to_vec()
-    }
+    if prefix.is_ipv4() { ones(32).to_be_bytes()[12..].to_vec() } else { ones(128).to_be_bytes().to_vec() }
 }
 
 #[cfg(test)]

@@ -144,7 +144,8 @@ impl Ruleset {
             let name = &bridge.interface;
             for port in &bridge.published {
                 let length = if port.container.is_ipv4() { 32 } else { 128 };
-                let rule = Rule::new().goes_to(name).is_in(End::Destination, Prefix::new(port.container, length));
+                let rule =
+                    Rule::new().goes_to(name).is_in(End::Destination, Prefix::new(port.container, length));
                 table.rule("forward", rule.port(port.protocol, port.container_port).end(Verdict::Accept));
             }
             table.rule("forward", Rule::new().goes_to(name).end(Verdict::Drop));

@@ -7,6 +7,8 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::mpsc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,9 @@ use crate::error::{Error, Result, errno_text};
 
 /// The ports that are given out where none is asked for, when the kernel does not say.
 const DYNAMIC: (u16, u16) = (32768, 60999);
+
+/// How long a listener may take to end; the runtime only has to come by.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What ports are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,7 +81,7 @@ pub(crate) struct PublishedPort {
 
 /// Opens ports. The engine on a Linux of its own listens itself; in a machine, its host has to be told.
 pub(crate) trait PortPublisher: Send + Sync {
-    /// Opens a port, until what is returned is dropped.
+    /// Opens a port, until what is returned is dropped. Dropping may block.
     ///
     /// # Errors
     /// As of `bind(2)`: somebody else has the port.
@@ -97,24 +102,40 @@ impl Listeners {
 }
 
 /// Ends a listener with everything that it carries.
-struct Listening(AbortHandle);
+struct Listening {
+    task: AbortHandle,
+    /// Closed when the task has let go of its sockets.
+    ended: mpsc::Receiver<()>,
+}
+
+impl Listening {
+    fn start(runtime: &Handle, serving: impl Future<Output = ()> + Send + 'static) -> Self {
+        let (alive, ended) = mpsc::channel();
+        let task = runtime.spawn(async move {
+            let _alive = alive;
+            serving.await;
+        });
+        Self { task: task.abort_handle(), ended }
+    }
+}
 
 impl Published for Listening {}
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        // The port is to be free when this returns.
+        let _ = self.ended.recv_timeout(PATIENCE);
     }
 }
 
 impl PortPublisher for Listeners {
     fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>> {
         let _entered = self.0.enter();
-        let task = match port.protocol {
-            Protocol::Tcp => self.0.spawn(tcp::serve(tcp::listen(port.host)?, port.container)),
-            Protocol::Udp => self.0.spawn(udp::serve(udp::bind(port.host)?, port.container)),
-        };
-        Ok(Box::new(Listening(task.abort_handle())))
+        Ok(Box::new(match port.protocol {
+            Protocol::Tcp => Listening::start(&self.0, tcp::serve(tcp::listen(port.host)?, port.container)),
+            Protocol::Udp => Listening::start(&self.0, udp::serve(udp::bind(port.host)?, port.container)),
+        }))
     }
 }
 
@@ -175,7 +196,8 @@ pub(super) fn wanted(
 /// `80/udp`; `80` is of TCP.
 pub(crate) fn split(port: &str) -> Result<(u16, String)> {
     let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-    let number = number.parse().map_err(|_| Error::invalid(format!("invalid port specification: {number:?}")))?;
+    let number =
+        number.parse().map_err(|_| Error::invalid(format!("invalid port specification: {number:?}")))?;
     Ok((number, protocol.to_lowercase()))
 }
 
@@ -273,6 +295,7 @@ impl Opening<'_> {
         };
         let (ports, dynamic) = candidates(&wanted.host_port, *self.next_dynamic)?;
         let mut failure = None;
+        let only = ports.len() == 1;
         for host_port in ports {
             let mappings: Vec<Mapping> = hosts
                 .iter()
@@ -294,7 +317,7 @@ impl Opening<'_> {
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| Error::system("all ports are allocated")))
+        Err(failure.filter(|_| only).unwrap_or_else(|| Error::system("all ports are allocated")))
     }
 
     /// Opens ports that belong together: all or none.
@@ -306,8 +329,9 @@ impl Opening<'_> {
         let (mut made, mut open) = (Vec::new(), Vec::new());
         for mapping in mappings {
             let host = SocketAddr::new(mapping.host, mapping.host_port);
-            if self.taken.iter().any(|other| collide(other, mapping)) {
-                return Err(Error::system(format!("Bind for {host} failed: port is already allocated")));
+            if let Some(other) = self.taken.iter().find(|other| collide(other, mapping)) {
+                let has = SocketAddr::new(other.host, other.host_port);
+                return Err(Error::system(format!("Bind for {has} failed: port is already allocated")));
             }
             let container = SocketAddr::new(mapping.container, mapping.container_port);
             let port = PublishedPort { host, container, protocol: mapping.protocol };
@@ -362,7 +386,8 @@ mod tests {
         let exposed = BTreeMap::from([("80/tcp".to_owned(), Empty {}), ("99/tcp".to_owned(), Empty {})]);
         let shown = |publish_all| -> Vec<String> {
             let all = wanted(&bindings, &exposed, publish_all).unwrap();
-            let show = |w: &WantedPort| format!("{}:{}:{}/{}", w.host_ip, w.host_port, w.container_port, w.protocol);
+            let show =
+                |w: &WantedPort| format!("{}:{}:{}/{}", w.host_ip, w.host_port, w.container_port, w.protocol);
             all.iter().map(show).collect()
         };
         assert_eq!(shown(false), ["127.0.0.1:8080:80/tcp", "::80/tcp"]);

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn servers_are_read_from_a_resolv_conf() {
-        let text = "# nameserver 9.9.9.9\nsearch lan\nnameserver 10.0.0.1\n nameserver\tfd00::1\nnameserver x\n";
+        let text =
+            "# nameserver 9.9.9.9\nsearch lan\nnameserver 10.0.0.1\n nameserver\tfd00::1\nnameserver x\n";
         let servers: Vec<String> = parse_servers(text).iter().map(IpAddr::to_string).collect();
         assert_eq!(servers, ["10.0.0.1", "fd00::1"]);
     }
