@@ -35,7 +35,8 @@ impl Network {
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         }
         links.set_up(found.index).context(what)?;
-        for pool in &self.pools {
+        // A subnet may be given of a family that the network does not have: Docker keeps it, and ignores it.
+        for pool in self.pools.iter().filter(|pool| self.has_family(pool.subnet.is_ipv4())) {
             if let Some(gateway) = pool.gateway {
                 links.add_address(found.index, Prefix::new(gateway, pool.subnet.length)).context(what)?;
             }

@@ -173,6 +173,10 @@ impl Networks {
 }
 
 impl Network {
+    fn has_family(&self, ipv4: bool) -> bool {
+        if ipv4 { self.api.enable_ipv4 } else { self.api.enable_ipv6 }
+    }
+
     fn is_default_bridge(&self) -> bool {
         self.api.name == BRIDGE
     }

@@ -366,11 +366,10 @@ impl State {
         used.extend(leaving.flat_map(|leaving| leaving.addresses.iter().copied()));
         let asked = settings.ipam_config.clone().unwrap_or_default();
         let address = |ipv4: bool, asked: &str| -> Result<Option<Prefix>> {
-            let enabled = if ipv4 { network.api.enable_ipv4 } else { network.api.enable_ipv6 };
             let Some(pool) = network.pools.iter().find(|pool| pool.subnet.is_ipv4() == ipv4) else {
                 return Ok(None);
             };
-            if !enabled {
+            if !network.has_family(ipv4) {
                 return Ok(None);
             }
             let address = match asked.parse() {
