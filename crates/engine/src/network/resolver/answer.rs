@@ -115,7 +115,7 @@ mod tests {
     fn containers_are_answered_and_the_rest_is_forwarded() {
         let web = ask("WEB.", RecordType::A).unwrap();
         assert_eq!(web.answers.len(), 1);
-        assert_eq!(web.answers[0].data, RData::A([10, 0, 0, 2].into()));
+        assert_eq!(web.answers[0].data, RData::A(std::net::Ipv4Addr::new(10, 0, 0, 2).into()));
         // No address of that family is no reason to say that there is no such name.
         let six = ask("web.", RecordType::AAAA).unwrap();
         assert!(six.answers.is_empty() && six.metadata.response_code == ResponseCode::NoError);
