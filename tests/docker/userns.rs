@@ -20,6 +20,7 @@ cases! {
     who_is_who.on(ON).with(REMAP),
     files_keep_the_containers_owners.on(BETTER).with(REMAP),
     namespaces_of_others.on(ON).with(REMAP),
+    its_network_is_its_own.on(ON).with(REMAP),
     what_needs_the_machines_root.on(ON).with(REMAP),
     the_machines_users_if_asked.on(BETTER).with(REMAP),
     kept_through_a_crash.on(ON).with(REMAP),
@@ -138,6 +139,30 @@ fn namespaces_of_others(t: &Target) -> Outcome {
         "cat /dev/shm/x; ps | grep -c '[s]leep 600'",
     ])?;
     ensure_eq!(shared, "x\n1");
+    Ok(())
+}
+
+fn its_network_is_its_own(t: &Target) -> Outcome {
+    let (name, network) = (t.name("box"), t.name("network"));
+    t.ok(["network", "create", &network])?;
+    t.ok(["run", "-d", "--name", &name, "--network", &network, "busybox", "sleep", "600"])?;
+    t.ok([
+        "exec",
+        "--user",
+        "0",
+        &name,
+        "sh",
+        "-c",
+        "ip address add 10.9.9.9/32 dev lo 2>&1 | grep -q 'not permitted'",
+    ])?;
+    // With the capability it may change what is its own, and set what is its namespace's.
+    let changed = t.ok([
+        "run", "--rm", "--network", &network, "--cap-add", "NET_ADMIN", "--sysctl", "net.ipv4.ip_forward=0", "busybox",
+        "sh", "-c", &format!("ip address add 10.9.9.9/32 dev lo && ping -c 1 -W 5 {name} >/dev/null && cat /proc/sys/net/ipv4/ip_forward"),
+    ])?;
+    ensure_eq!(changed, "0");
+    t.ok(["rm", "-f", &name])?;
+    t.ok(["network", "rm", &network])?;
     Ok(())
 }
 

@@ -127,6 +127,7 @@ impl Containers {
             exposed_ports: record.config.exposed_ports.clone(),
             publish_all: record.host_config.publish_all_ports,
             dns: record.host_config.dns.clone(),
+            remap: self.userns_of(record).map(|userns| userns.remap),
         }
     }
 

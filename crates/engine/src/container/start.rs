@@ -171,7 +171,7 @@ impl Containers {
     fn join(&self, container: &Container, mode: &Mode) -> Result<Join> {
         let record = container.record();
         let mut join = Join::default();
-        let mut namespace = |other: &str, what: &str, file: &str| -> Result<(Arc<Container>, PathBuf)> {
+        let namespace = |other: &str, what: &str, file: &str| -> Result<(Arc<Container>, PathBuf)> {
             let other = self.get(other)?;
             let state = other.state();
             let pid = state.pid().ok_or_else(|| {
@@ -181,10 +181,6 @@ impl Containers {
                     state.word(),
                 ))
             })?;
-            if self.userns_of(&record).is_some() {
-                // Who has rights over the one namespace has them over the other.
-                join.user = Some(format!("/proc/{pid}/ns/user").into());
-            }
             Ok((other, format!("/proc/{pid}/ns/{file}").into()))
         };
         if let Mode::Container(other) = mode {

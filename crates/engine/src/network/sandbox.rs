@@ -13,17 +13,30 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    userns::Remap,
+};
 
 /// The namespace of the thread that asks, not of its process.
 const OWN: &str = "/proc/thread-self/ns/net";
 
-/// Makes a network namespace that stays as long as it is mounted at `path`, and does `work` in it.
-pub(super) fn make<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> + Send) -> Result<T> {
+/// Makes a network namespace that stays as long as it is mounted at `path`, and does `work` in it. It belongs to
+/// the machine's users, or to a new namespace of those of `remap`.
+pub(super) fn make<T: Send>(
+    path: &Path,
+    remap: Option<Remap>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> Result<T> {
     let what = || format!("make the network namespace {}", path.display());
     // What a crash has left here is nobody's.
     remove(path)?;
     File::create(path).context(what)?;
+    if let Some(remap) = remap {
+        let mount = |namespaces: &Path| Ok(mount_bind(namespaces.join("net"), path)?);
+        let made = remap.make_namespaces(libc::CLONE_NEWNET, mount).context(what);
+        return made.and_then(|()| enter(path, work)).inspect_err(|_| drop(remove(path)));
+    }
     let made = on_thread(|| {
         // SAFETY: the file descriptors of the process stay shared; only this thread changes its namespace,
         // and it ends without running anything else.

@@ -24,6 +24,7 @@ use crate::{
     container::random_id,
     error::{Context, Error, Kind, Result},
     store::{self, Durability},
+    userns::Remap,
 };
 
 /// What a container wants of its networks.
@@ -40,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) publish_all: bool,
     /// Servers for names that are no container's.
     pub(crate) dns: Vec<String>,
+    /// Its users, if they are not the machine's.
+    pub(crate) remap: Option<Remap>,
 }
 
 /// What a container has got.
@@ -65,7 +68,7 @@ impl Networks {
         let namespace = self.0.run.namespaces.join(id.get(..12).unwrap_or_default());
         let joined = self.joined(&wanted.endpoints)?;
         let resolver = joined.iter().any(|(network, _)| !network.is_default_bridge());
-        let sockets = sandbox::make(&namespace, || {
+        let sockets = sandbox::make(&namespace, wanted.remap, || {
             let mut links = Links::open()?;
             if let Some(loopback) = links.find("lo")? {
                 links.set_up(loopback.index)?;

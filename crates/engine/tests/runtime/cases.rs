@@ -594,7 +594,6 @@ async fn shared_namespaces(lab: Arc<Lab>) -> Result<()> {
         pid: path("pid"),
         ipc: path("ipc"),
         shm: Some(PathBuf::from("/dev/shm")),
-        user: None,
     };
     let other = lab.new_id();
     let outcome = finish(lab.start_joined(&other, &job, join).await?).await?;

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     path::Path,
 };
 
@@ -47,7 +47,7 @@ struct Namespaces {
 /// A namespace of users.
 enum Users {
     New(Remap),
-    Joined(File),
+    Joined(OwnedFd),
 }
 
 impl Namespaces {
@@ -63,12 +63,7 @@ impl Namespaces {
                 LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
                 LinuxNamespaceType::Network => libc::CLONE_NEWNET,
                 LinuxNamespaceType::User => {
-                    all.users = Some(match namespace.path() {
-                        None => Users::New(remap(spec)?),
-                        Some(path) => {
-                            Users::Joined(File::open(path).context(|| format!("open {}", path.display()))?)
-                        }
-                    });
+                    all.users = Some(Users::New(remap(spec)?));
                     continue;
                 }
                 other => return Err(Error::not_implemented(format!("a namespace of the kind {other}"))),
@@ -80,6 +75,11 @@ impl Namespaces {
                     all.joined.push((flag, file));
                 }
             }
+        }
+        // Whoever joins a namespace has rights over it only in that of users that it belongs to.
+        if let (Some(users), Some((_, joined))) = (&mut all.users, all.joined.first()) {
+            let owner = owner(joined).context(|| "find the owner of a namespace".to_owned())?;
+            *users = Users::Joined(owner);
         }
         Ok(all)
     }
@@ -217,6 +217,19 @@ impl<'a> Container<'a> {
         }
         root::seal(self.spec)?;
         process::finish(process, steps)
+    }
+}
+
+/// The namespace of users that another namespace belongs to (ioctl_ns(2)).
+fn owner(namespace: &File) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: an open descriptor and a number; what is returned is a new descriptor.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) } {
+        -1 => Err(io::Error::last_os_error()),
+        fd => {
+            // SAFETY: the kernel has just made it for this call.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        }
     }
 }
 

@@ -104,8 +104,6 @@ pub struct Join {
     pub network: Option<PathBuf>,
     pub ipc: Option<PathBuf>,
     pub pid: Option<PathBuf>,
-    /// Of the container that one of the others is of, where users are remapped.
-    pub user: Option<PathBuf>,
     /// A directory to be seen as `/dev/shm`: what `--ipc shareable` shares and `container:ID` joins.
     pub shm: Option<PathBuf>,
 }
@@ -483,7 +481,7 @@ fn namespaces(modes: &Modes, join: &Join, host: &HostConfig, machine: &Machine) 
         path.clone().ok_or_else(|| Error::system(format!("no namespace to join for {option}")))
     };
     if machine.remap(host).is_some() {
-        add("user", join.user.as_ref());
+        add("user", None);
     }
     match modes.network {
         Mode::Host => {}

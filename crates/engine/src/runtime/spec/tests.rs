@@ -212,7 +212,6 @@ fn modes_choose_namespaces() {
         ipc: Some("/ipc".into()),
         pid: Some("/pid".into()),
         shm: Some("/shm".into()),
-        user: None,
     };
     assert_eq!(joining.namespaces(), ["mount", "network/net", "uts", "pid/pid", "ipc/ipc", "cgroup"]);
     assert_eq!(joining.mount_at("/dev/shm").unwrap()["source"], "/shm");
