@@ -18,6 +18,11 @@ impl Containers {
         let container = self.get(name)?;
         let (record, state) = (container.record(), container.state());
         let size = if size { Some(self.size(&container).await?) } else { None };
+        let network_settings = {
+            let (containers, record, state) = (self.clone(), record.clone(), state.clone());
+            // Networks may be busy changing.
+            crate::blocking(move || Ok(containers.network_settings(&record, &state))).await?
+        };
         let files = EtcFiles::in_directory(&container.directory);
         // Docker names the files only once they exist.
         let path = |path: &std::path::Path| {
@@ -54,7 +59,7 @@ impl Containers {
             size_root_fs: size.map(|(_, all)| all),
             mounts: record.mounts.iter().map(|mount| mount.point.clone()).collect(),
             config: record.config.clone(),
-            network_settings: self.network_settings(&record, &state),
+            network_settings,
         })
     }
 }

@@ -74,15 +74,17 @@ impl Containers {
     /// # Errors
     /// Filters with values that make no sense, in Docker's words.
     pub(crate) async fn list(&self, query: ListQuery) -> Result<Vec<Summary>> {
-        let mut all: Vec<Listed> = self
-            .all()
-            .into_iter()
-            .map(|container| {
+        let containers = self.clone();
+        // Networks may be busy changing.
+        let mut all: Vec<Listed> = crate::blocking(move || {
+            let listed = |container: Arc<Container>| {
                 let (record, state) = (container.record(), container.state());
-                let shown = self.shown(&record, &state);
+                let shown = containers.shown(&record, &state);
                 Listed { container, record, state, shown }
-            })
-            .collect();
+            };
+            Ok(containers.all().into_iter().map(listed).collect())
+        })
+        .await?;
         all.sort_by_key(|listed| Reverse(listed.record.created));
         let wanted = self.wanted(&query.filters)?;
         let show_all = query.all || query.limit > 0 || query.filters.has("status");

@@ -203,7 +203,8 @@ impl Containers {
     /// # Errors
     /// It is not in it; networks that a container keeps.
     pub(crate) async fn disconnect(&self, name: &str, network: &str) -> Result<()> {
-        let known = self.0.networks.name_and_id(network);
+        let (networks, wanted) = (self.0.networks.clone(), network.to_owned());
+        let known = crate::blocking(move || Ok(networks.name_and_id(&wanted))).await?;
         let (network, _) = known.ok_or_else(|| Error::not_found(format!("network {network} not found")))?;
         let container = self.get(name)?;
         let _changing = container.changing.lock().await;

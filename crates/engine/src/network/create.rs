@@ -52,6 +52,7 @@ impl Networks {
             }
             return Err(error);
         }
+        self.keep_forwarding(&state);
         drop(state);
         self.emit(&api, "create", None);
         Ok(CreateResponse { id, warning: String::new() })

@@ -75,13 +75,6 @@ impl Pool {
         if taken { Err(in_use()) } else { Ok(()) }
     }
 
-    /// Whether it may run out of addresses where containers come and go.
-    pub(super) fn is_small(&self) -> bool {
-        const FEW: u128 = 1 << 10;
-        let range = self.range.unwrap_or(self.subnet);
-        number(range.last()) - number(range.first()) < FEW
-    }
-
     /// The subnet's own address, and that of all in it.
     fn is_special(&self, address: IpAddr) -> bool {
         let subnet = &self.subnet;

@@ -81,6 +81,8 @@ struct Run {
     namespaces: PathBuf,
     /// A file per sandbox.
     sandboxes: PathBuf,
+    /// Is there when this engine, or one before it, made a router of the machine.
+    forwarding: PathBuf,
 }
 
 #[derive(Default)]
@@ -104,6 +106,7 @@ struct State {
 /// A link whose namespace is gone: the kernel removes it by itself, which takes it some time, and nobody waits for
 /// that. Its addresses are not given out as long as it may answer.
 struct Leaving {
+    container: String,
     interface: String,
     network: String,
     addresses: Vec<IpAddr>,

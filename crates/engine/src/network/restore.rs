@@ -33,7 +33,11 @@ impl Networks {
         runtime: Handle,
     ) -> Result<Self> {
         let directory = data_root.join("networks");
-        let run = Run { namespaces: exec_root.join("netns"), sandboxes: exec_root.join("sandboxes") };
+        let run = Run {
+            namespaces: exec_root.join("netns"),
+            sandboxes: exec_root.join("sandboxes"),
+            forwarding: exec_root.join("ip-forwarding-enabled"),
+        };
         for path in [&directory, &run.namespaces, &run.sandboxes] {
             fs::create_dir_all(path).context(|| format!("create {}", path.display()))?;
         }
@@ -70,9 +74,29 @@ impl Networks {
                 }
             }
         }
+        // What a crash has left of a start or an end.
+        let used: BTreeSet<_> = state.sandboxes.values().map(|sandbox| sandbox.namespace.clone()).collect();
+        for stray in files(&networks.0.run.namespaces)?.into_iter().filter(|path| !used.contains(path)) {
+            if let Err(error) = sandbox::remove(&stray) {
+                tracing::warn!("{error}");
+            }
+        }
+        state.forwarding = networks.0.run.forwarding.exists();
         state.bring_up_all();
+        networks.keep_forwarding(&state);
         drop(state);
         Ok(networks)
+    }
+
+    /// Notes for the next engine that this one made a router of the machine.
+    pub(super) fn keep_forwarding(&self, state: &State) {
+        let path = &self.0.run.forwarding;
+        if state.forwarding
+            && !path.exists()
+            && let Err(error) = fs::write(path, "")
+        {
+            tracing::warn!("write {}: {error}", path.display());
+        }
     }
 
     /// Goes on with a container that an engine before this one started. Blocks.
@@ -113,14 +137,6 @@ impl Networks {
             self.state().sandboxes.keys().filter(|container| !exists(container)).cloned().collect();
         for container in lost {
             self.stop(&container);
-        }
-        let state = self.state();
-        let used: BTreeSet<_> = state.sandboxes.values().map(|sandbox| sandbox.namespace.clone()).collect();
-        let namespaces = files(&self.0.run.namespaces).unwrap_or_default();
-        for stray in namespaces.into_iter().filter(|path| !used.contains(path)) {
-            if let Err(error) = sandbox::remove(&stray) {
-                tracing::warn!("{error}");
-            }
         }
     }
 }

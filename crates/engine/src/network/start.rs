@@ -13,7 +13,6 @@ use super::{
     Leaving, Mode, Network, Networks, Served, State,
     address::{Mac, Prefix},
     endpoint::{Dns, Endpoint, Sandbox, used_addresses},
-    ipam::Pool,
     netlink::{Links, NewVeth},
     options::BridgeOptions,
     ports::{self, Opening},
@@ -64,6 +63,7 @@ impl Networks {
     /// No such network, addresses and ports that are taken, in Docker's words; what this machine refuses.
     /// Nothing is left then.
     pub(crate) fn start(&self, wanted: &Wanted) -> Result<Started> {
+        let wanted_ports = ports::wanted(&wanted.port_bindings, &wanted.exposed_ports, wanted.publish_all)?;
         let id = random_id();
         let namespace = self.0.run.namespaces.join(id.get(..12).unwrap_or_default());
         let joined = self.joined(&wanted.endpoints)?;
@@ -75,24 +75,22 @@ impl Networks {
             }
             resolver.then(Sockets::open).transpose()
         })?;
-        let sandbox = Sandbox {
+        let mut sandbox = Sandbox {
             container: wanted.container.clone(),
             name: wanted.name.clone(),
             id,
             namespace: namespace.clone(),
             endpoints: Vec::new(),
             dns: Dns { resolver, servers: wanted.dns.clone() },
-            wanted: ports::wanted(&wanted.port_bindings, &wanted.exposed_ports, wanted.publish_all)?,
+            wanted: wanted_ports,
             published: Vec::new(),
         };
-        let started = self.join_all(sandbox, &joined, &wanted.hostname, sockets);
-        if started.is_err() {
-            // The links go with the namespace.
-            if let Err(error) = sandbox::remove(&namespace) {
-                tracing::warn!(container = wanted.container, "{error}");
+        self.join_all(&mut sandbox, &joined, &wanted.hostname, sockets).inspect_err(|_| {
+            // Its addresses are not given out before its links are gone.
+            if let Err(error) = self.state().end(&sandbox) {
+                tracing::warn!(container = wanted.container, "undo its network: {error}");
             }
-        }
-        started
+        })
     }
 
     /// The networks that a container is to be in, the most important first.
@@ -111,23 +109,23 @@ impl Networks {
 
     fn join_all(
         &self,
-        mut sandbox: Sandbox,
+        sandbox: &mut Sandbox,
         joined: &[(Network, EndpointSettings)],
         hostname: &str,
         sockets: Option<Sockets>,
     ) -> Result<Started> {
         let mut state = self.state();
         for (network, settings) in joined {
-            state.join(&mut sandbox, &network.api.id, settings, hostname)?;
+            state.join(sandbox, &network.api.id, settings, hostname)?;
         }
-        set_routes(&sandbox)?;
+        set_routes(sandbox)?;
         let mut served = Served::default();
-        self.open_ports(&mut state, &mut sandbox, &mut served)?;
+        self.open_ports(&mut state, sandbox, &mut served)?;
         if let Some(sockets) = sockets {
-            served.resolver = Some(self.serve_names(&sandbox, sockets)?);
+            served.resolver = Some(self.serve_names(sandbox, sockets)?);
         }
-        self.keep_sandbox(&sandbox)?;
-        self.0.names.learn(&sandbox);
+        self.keep_sandbox(sandbox)?;
+        self.0.names.learn(sandbox);
         let started = Started {
             namespace: sandbox.namespace.clone(),
             addresses: sandbox.endpoints.iter().flat_map(Endpoint::addresses).collect(),
@@ -135,9 +133,10 @@ impl Networks {
         };
         let container = sandbox.container.clone();
         let has_ports = !sandbox.published.is_empty();
-        state.sandboxes.insert(container.clone(), sandbox);
+        state.sandboxes.insert(container.clone(), sandbox.clone());
         if has_ports && let Err(error) = state.apply_rules() {
             state.sandboxes.remove(&container);
+            self.0.names.forget(&container);
             self.forget_sandbox(&container);
             return Err(error);
         }
@@ -273,32 +272,31 @@ impl State {
             return Ok(());
         }
         self.leaving.extend(sandbox.endpoints.iter().map(|endpoint| Leaving {
+            container: sandbox.container.clone(),
             interface: endpoint.host_interface.clone(),
             network: endpoint.network.clone(),
             addresses: endpoint.addresses().collect(),
         }));
-        if !sandbox.published.is_empty() {
-            self.apply_rules()?;
-        }
-        sandbox::remove(&sandbox.namespace)
+        let applied = if sandbox.published.is_empty() { Ok(()) } else { self.apply_rules() };
+        sandbox::remove(&sandbox.namespace).and(applied)
     }
 
-    /// Forgets what the kernel has done away with, and sees to it that it is so with what has to be free now:
-    /// the addresses that `asked` says of a network, or all when it runs out of them.
-    fn clear_leaving(&mut self, links: &mut Links, network: &Network, asked: &[IpAddr]) -> Result<()> {
-        let id = &network.api.id;
-        let gone = |links: &mut Links, leaving: &Leaving| matches!(links.find(&leaving.interface), Ok(None));
-        self.leaving.retain(|leaving| leaving.network != *id || !gone(links, leaving));
-        // Waiting for the kernel costs less than being told that there are no addresses.
-        let scarce = network.pools.iter().any(Pool::is_small);
-        for leaving in self.leaving.iter().filter(|leaving| leaving.network == *id) {
-            if scarce || leaving.addresses.iter().any(|address| asked.contains(address)) {
-                links
-                    .remove(&leaving.interface)
-                    .context(|| format!("remove the interface {}", leaving.interface))?;
-            }
+    /// Forgets what the kernel has done away with, and sees to it that it is so with what `has_to_go`.
+    fn clear_leaving(
+        &mut self,
+        links: &mut Links,
+        network: &str,
+        has_to_go: impl Fn(&Leaving) -> bool,
+    ) -> Result<()> {
+        for leaving in self.leaving.iter().filter(|leaving| leaving.network == network && has_to_go(leaving))
+        {
+            links
+                .remove(&leaving.interface)
+                .context(|| format!("remove the interface {}", leaving.interface))?;
         }
-        self.leaving.retain(|leaving| leaving.network != *id || !gone(links, leaving));
+        self.leaving.retain(|leaving| {
+            leaving.network != network || !matches!(links.find(&leaving.interface), Ok(None))
+        });
         Ok(())
     }
 
@@ -320,8 +318,20 @@ impl State {
         let asked = settings.ipam_config.clone().unwrap_or_default();
         let asked = [asked.ipv4_address, asked.ipv6_address];
         let asked: Vec<IpAddr> = asked.iter().filter_map(|address| address.parse().ok()).collect();
-        self.clear_leaving(&mut links, &network, &asked)?;
-        let endpoint = self.describe(sandbox, &network, options, settings, hostname)?;
+        // A container that starts again gets the address that it had, if that is the lowest free one.
+        self.clear_leaving(&mut links, &network.api.id, |leaving| {
+            leaving.container == sandbox.container
+                || leaving.addresses.iter().any(|address| asked.contains(address))
+        })?;
+        let endpoint = match self.describe(sandbox, &network, options, settings, hostname) {
+            Ok(endpoint) => endpoint,
+            // There may be addresses once all is gone that is about to go.
+            Err(_) if self.leaving.iter().any(|leaving| leaving.network == network.api.id) => {
+                self.clear_leaving(&mut links, &network.api.id, |_| true)?;
+                self.describe(sandbox, &network, options, settings, hostname)?
+            }
+            Err(error) => return Err(error),
+        };
         let bridge = match links.find(&options.interface) {
             Ok(Some(bridge)) => bridge.index,
             // Somebody has removed it, or it could not be made at the engine's start.

@@ -147,7 +147,7 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
         let (data_root, exec_root, identity, events) =
             (data_root.clone(), exec_root.clone(), identity.clone(), events.clone());
         let runtime = tokio::runtime::Handle::current();
-        let listeners = Arc::new(Listeners::on(runtime.clone()));
+        let listeners = Arc::new(Listeners::new()?);
         crate::blocking(move || {
             let (id, created) = (&identity.id, &identity.created);
             Networks::open(&data_root, &exec_root, id, created, events, listeners, runtime)

@@ -74,7 +74,11 @@ impl Containers {
         })?;
 
         let mode = Mode::of(&host_config.network_mode);
-        let mut endpoints = self.take_endpoints(&mode, endpoints, &config)?;
+        let mut endpoints = {
+            let (containers, mode, mac) = (self.clone(), mode.clone(), config.mac_address.clone());
+            // Networks may be busy changing.
+            crate::blocking(move || containers.take_endpoints(&mode, endpoints, &mac)).await?
+        };
         let links = host_config.links.take().unwrap_or_default();
         let links = self.take_links(&links, &mode, &mut endpoints)?;
 
@@ -154,7 +158,7 @@ impl Containers {
         &self,
         mode: &Mode,
         wanted: BTreeMap<String, EndpointSettings>,
-        config: &ContainerConfig,
+        mac_address: &str,
     ) -> Result<BTreeMap<String, EndpointSettings>> {
         let networks = &self.0.networks;
         let named = |name: &str| networks.name_and_id(name).map_or_else(|| name.to_owned(), |(name, _)| name);
@@ -171,7 +175,7 @@ impl Containers {
         }
         if let Some(endpoint) = endpoints.get_mut(&default).filter(|endpoint| endpoint.mac_address.is_empty())
         {
-            endpoint.mac_address.clone_from(&config.mac_address);
+            mac_address.clone_into(&mut endpoint.mac_address);
         }
         for (name, settings) in &endpoints {
             let invalid = |error: Error| {

@@ -12,15 +12,20 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::AbortHandle,
+};
 use wire::docker::{container::Empty, host_config::PortBinding};
 
 use super::endpoint::{Endpoint, Sandbox};
-use crate::error::{Error, Result, errno_text};
+use crate::error::{Context, Error, Result, errno_text};
 
 /// The ports that are given out where none is asked for, when the kernel does not say.
 const DYNAMIC: (u16, u16) = (32768, 60999);
 
+/// Threads that carry what comes.
+const THREADS: usize = 2;
 /// How long a listener may take to end; the runtime only has to come by.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -92,12 +97,31 @@ pub(crate) trait PortPublisher: Send + Sync {
 pub(crate) trait Published: Send {}
 
 /// Listens on this machine, and carries what comes to the container.
-#[derive(Debug, Clone)]
-pub(crate) struct Listeners(Handle);
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// Its own, so that a listener ends even when all threads of the engine's wait for just that.
+    runtime: Option<Runtime>,
+}
 
 impl Listeners {
-    pub(crate) fn on(runtime: Handle) -> Self {
-        Self(runtime)
+    /// # Errors
+    /// No thread could be started.
+    pub(crate) fn new() -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("ports")
+            .enable_all()
+            .build()
+            .context(|| "start the threads that carry published ports".to_owned())?;
+        Ok(Self { runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -131,10 +155,12 @@ impl Drop for Listening {
 
 impl PortPublisher for Listeners {
     fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>> {
-        let _entered = self.0.enter();
+        let Some(runtime) = &self.runtime else { return Err(io::Error::other("the engine ends")) };
+        let _entered = runtime.enter();
+        let runtime = runtime.handle();
         Ok(Box::new(match port.protocol {
-            Protocol::Tcp => Listening::start(&self.0, tcp::serve(tcp::listen(port.host)?, port.container)),
-            Protocol::Udp => Listening::start(&self.0, udp::serve(udp::bind(port.host)?, port.container)),
+            Protocol::Tcp => Listening::start(runtime, tcp::serve(tcp::listen(port.host)?, port.container)),
+            Protocol::Udp => Listening::start(runtime, udp::serve(udp::bind(port.host)?, port.container)),
         }))
     }
 }
