@@ -270,11 +270,11 @@ impl Rule {
             .compare(operation, octets(prefix.first()))
     }
 
-    fn is_in(self, end: End, prefix: Prefix) -> Self {
+    fn within(self, end: End, prefix: Prefix) -> Self {
         self.address(end, prefix, COMPARE_EQUAL)
     }
 
-    fn is_not_in(self, end: End, prefix: Prefix) -> Self {
+    fn outside(self, end: End, prefix: Prefix) -> Self {
         self.address(end, prefix, COMPARE_NOT_EQUAL)
     }
 
@@ -287,14 +287,14 @@ impl Rule {
     }
 
     /// Belongs to a connection that passed already.
-    fn is_of_old(self) -> Self {
+    fn of_old(self) -> Self {
         self.with("ct", |data| data.be32(1, REGISTER_1).be32(2, CT_STATE))
             .and(CT_OF_OLD.to_ne_bytes().to_vec())
             .compare(COMPARE_NOT_EQUAL, vec![0; 4])
     }
 
     /// Is for an address of this machine.
-    fn is_for_here(self) -> Self {
+    fn for_here(self) -> Self {
         self.with("fib", |data| {
             data.be32(1, REGISTER_1).be32(2, FIB_ADDRESS_TYPE).be32(3, FIB_OF_DESTINATION)
         })

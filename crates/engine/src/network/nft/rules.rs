@@ -71,7 +71,7 @@ impl Ruleset {
         self.forward(&mut table);
         for bridge in self.bridges.iter().filter(|bridge| bridge.masquerade && !bridge.internal) {
             for (subnet, _) in &bridge.subnets {
-                let leaving = Rule::new().is_in(End::Source, *subnet).goes_not_to(&bridge.interface);
+                let leaving = Rule::new().within(End::Source, *subnet).goes_not_to(&bridge.interface);
                 table.rule("postrouting", leaving.masquerade());
             }
         }
@@ -85,10 +85,10 @@ impl Ruleset {
                 let mut rule = Rule::new()
                     .comes_not_from(&bridge.interface)
                     .comes_not_from("lo")
-                    .is_in(End::Destination, *subnet);
+                    .within(End::Destination, *subnet);
                 if let Some(gateway) = gateway {
                     let length = if gateway.is_ipv4() { 32 } else { 128 };
-                    rule = rule.is_not_in(End::Destination, Prefix::new(*gateway, length));
+                    rule = rule.outside(End::Destination, Prefix::new(*gateway, length));
                 }
                 table.rule("raw-prerouting", rule.end(Verdict::Drop));
             }
@@ -98,9 +98,9 @@ impl Ruleset {
     /// Published ports. Loopback's, and those that containers ask for, are served by the engine's own
     /// listeners.
     fn ports(&self, table: &mut Table) {
-        table.rule("prerouting", Rule::new().is_for_here().end(Verdict::Jump("ports")));
+        table.rule("prerouting", Rule::new().for_here().end(Verdict::Jump("ports")));
         for loopback in [LOOPBACK_V4, LOOPBACK_V6] {
-            let elsewhere = Rule::new().is_not_in(End::Destination, loopback).is_for_here();
+            let elsewhere = Rule::new().outside(End::Destination, loopback).for_here();
             table.rule("output", elsewhere.end(Verdict::Jump("ports")));
         }
         for bridge in &self.bridges {
@@ -115,7 +115,7 @@ impl Ruleset {
                 Rule::new().family(port.host.is_ipv4())
             } else {
                 let length = if port.host.is_ipv4() { 32 } else { 128 };
-                Rule::new().is_in(End::Destination, Prefix::new(port.host, length))
+                Rule::new().within(End::Destination, Prefix::new(port.host, length))
             };
             let rule = rule.port(port.protocol, port.host_port);
             table.rule("ports", rule.redirect(port.container, port.container_port));
@@ -130,7 +130,7 @@ impl Ruleset {
         }
         for bridge in &self.bridges {
             let name = &bridge.interface;
-            table.rule("forward", Rule::new().goes_to(name).is_of_old().end(Verdict::Accept));
+            table.rule("forward", Rule::new().goes_to(name).of_old().end(Verdict::Accept));
         }
         for bridge in &self.bridges {
             let name = &bridge.interface;
@@ -145,7 +145,7 @@ impl Ruleset {
             for port in &bridge.published {
                 let length = if port.container.is_ipv4() { 32 } else { 128 };
                 let rule =
-                    Rule::new().goes_to(name).is_in(End::Destination, Prefix::new(port.container, length));
+                    Rule::new().goes_to(name).within(End::Destination, Prefix::new(port.container, length));
                 table.rule("forward", rule.port(port.protocol, port.container_port).end(Verdict::Accept));
             }
             table.rule("forward", Rule::new().goes_to(name).end(Verdict::Drop));
@@ -171,7 +171,7 @@ pub(in crate::network) fn resolver(
     let mut table = Table::replacing(RESOLVER_TABLE);
     table.base_chain("output", Hook::NatOutput);
     for (protocol, to) in [(UDP, udp_port), (TCP, tcp_port)] {
-        let rule = Rule::new().is_in(End::Destination, Prefix::new(address, 32)).port(protocol, port);
+        let rule = Rule::new().within(End::Destination, Prefix::new(address, 32)).port(protocol, port);
         table.rule("output", rule.redirect(address, to));
     }
     table.commit(socket)

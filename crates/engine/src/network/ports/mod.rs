@@ -252,6 +252,9 @@ fn dynamic_range() -> (u16, u16) {
     }
 }
 
+/// Ports that are open, and where, and what keeps them open.
+pub(super) type Opened = (Vec<Mapping>, Vec<Box<dyn Published>>);
+
 /// Everything that opening ports needs to know.
 pub(super) struct Opening<'a> {
     pub(super) publisher: &'a dyn PortPublisher,
@@ -267,11 +270,7 @@ impl Opening<'_> {
     ///
     /// # Errors
     /// In Docker's words. Nothing is left open then.
-    pub(super) fn open(
-        &mut self,
-        sandbox: &Sandbox,
-        to: &Endpoint,
-    ) -> Result<(Vec<Mapping>, Vec<Box<dyn Published>>)> {
+    pub(super) fn open(&mut self, sandbox: &Sandbox, to: &Endpoint) -> Result<Opened> {
         let (mut mappings, mut open) = (Vec::new(), Vec::new());
         for wanted in &sandbox.wanted {
             let (of_one, opened) = self.open_one(wanted, to).map_err(|error| {
@@ -292,11 +291,7 @@ impl Opening<'_> {
         Ok((mappings, open))
     }
 
-    fn open_one(
-        &mut self,
-        wanted: &WantedPort,
-        to: &Endpoint,
-    ) -> Result<(Vec<Mapping>, Vec<Box<dyn Published>>)> {
+    fn open_one(&mut self, wanted: &WantedPort, to: &Endpoint) -> Result<Opened> {
         let protocol = match wanted.protocol.as_str() {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -347,11 +342,7 @@ impl Opening<'_> {
     }
 
     /// Opens ports that belong together: all or none.
-    fn open_all(
-        &self,
-        mappings: &[Mapping],
-        any_address: bool,
-    ) -> Result<(Vec<Mapping>, Vec<Box<dyn Published>>)> {
+    fn open_all(&self, mappings: &[Mapping], any_address: bool) -> Result<Opened> {
         let (mut made, mut open) = (Vec::new(), Vec::new());
         for mapping in mappings {
             let host = SocketAddr::new(mapping.host, mapping.host_port);
