@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// user dockremap
     #[arg(long, value_name = "USER[:GROUP]")]
     userns_remap: Option<String>,
+    /// Where to ask the host of this machine to open published ports: a vsock port
+    #[arg(long, value_name = "PORT")]
+    host_ports: Option<u32>,
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: Level,
@@ -73,6 +76,7 @@ fn serve(options: Options) -> Result<()> {
         insecure_registries: options.insecure_registries,
         registry_mirrors: options.registry_mirrors,
         userns_remap: options.userns_remap,
+        host_ports: options.host_ports,
     }))?;
     Ok(())
 }

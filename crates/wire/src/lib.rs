@@ -4,6 +4,7 @@
 //! * clients ↔ engine: [`docker`], the Docker Engine API's JSON;
 //! * `coracle` and the app ↔ machine process: [`app`], over `control.sock`;
 //! * machine process ↔ guest's PID 1: [`guest`], over a vsock stream;
+//! * guest's engine ↔ machine process: [`ports`], over a vsock stream;
 //! * [`vsock`] says which port carries what, [`mod@line`] and [`frame`] how JSON and byte streams are cut.
 
 /// Requests to a machine process on its control socket.
@@ -18,5 +19,7 @@ pub mod guest;
 pub mod line;
 /// Addresses of a machine's network.
 pub mod network;
+/// Ports that the guest's engine has the host open.
+pub mod ports;
 /// Addresses inside and outside the guest.
 pub mod vsock;

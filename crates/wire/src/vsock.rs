@@ -9,3 +9,5 @@ pub const HOST_CID: u32 = 2;
 pub const CONTROL_PORT: u32 = 1024;
 /// Guest port of the engine: the Docker Engine API, HTTP/1.1.
 pub const DOCKER_PORT: u32 = 2375;
+/// Host port of the machine process: [`crate::ports`].
+pub const HOST_PORTS_PORT: u32 = 1025;

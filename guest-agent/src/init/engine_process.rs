@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use wire::guest::Stage;
 use wire::network::HOST;
-use wire::vsock::DOCKER_PORT;
+use wire::vsock::{DOCKER_PORT, HOST_PORTS_PORT};
 
 use super::engine_log::EngineLog;
 use super::ping::{Answer, ping};
@@ -104,6 +104,7 @@ fn command(program: &Path, log_level: &str) -> Command {
         .arg("engine")
         .args(["--host", &format!("unix://{SOCKET}")])
         .args(["--host", &format!("vsock://{DOCKER_PORT}")])
+        .args(["--host-ports", &HOST_PORTS_PORT.to_string()])
         .args(["--data-root", disk::MOUNTED_AT])
         .args(["--exec-root", EXEC_ROOT])
         // A registry on the user's own machine needs no certificate, as for Docker one at 127.0.0.1 needs none.

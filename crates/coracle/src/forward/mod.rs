@@ -2,3 +2,5 @@
 
 /// `docker.sock`.
 pub(crate) mod docker;
+/// Published ports.
+pub(crate) mod ports;

@@ -80,6 +80,10 @@ impl Vm for RunningVm {
         self.0.vsock().connect_stream(port, stream);
     }
 
+    fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>) {
+        self.0.vsock().listen(port, on_connection);
+    }
+
     fn wait(&self) -> Ended {
         let reason = self.0.wait();
         // A reset is none: the guest asks for it after a panic too, and a power-off has a way of its own.

@@ -23,7 +23,7 @@ use super::{
     process::Machine,
     vm::{Ended, Vm},
 };
-use crate::{control::client::name_flag, platform::ClockWatch};
+use crate::{control::client::name_flag, forward, platform::ClockWatch};
 
 /// How long after a boot failed the word may take that the VM had ended by itself.
 const OWN_END_LIMIT: Duration = Duration::from_secs(1);
@@ -114,6 +114,7 @@ pub(crate) fn live(
     };
     // Set once: this is the only place.
     let _ = machine.vm.set(Arc::clone(&vm));
+    forward::ports::serve(&vm);
     let booting = thread::Builder::new().name("vm-end".into()).spawn({
         let (machine, vm) = (Arc::clone(machine), Arc::clone(&vm));
         move || {

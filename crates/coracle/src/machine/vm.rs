@@ -16,6 +16,10 @@ pub(crate) trait Vm: Send + Sync {
     /// carries half-closes and back-pressure, and closes it when the guest refuses.
     fn connect_stream(&self, port: u32, stream: OwnedFd);
 
+    /// Has `on_connection` called with each stream that the guest opens to a port of the host. It MUST return at
+    /// once.
+    fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>);
+
     /// Blocks until the machine has ended and nothing of it runs any more.
     fn wait(&self) -> Ended;
 
@@ -49,7 +53,7 @@ pub(crate) mod fake {
         frame::Frame,
         guest::{Request, Response, Stage, State},
         line,
-        vsock::{CONTROL_PORT, DOCKER_PORT},
+        vsock::{CONTROL_PORT, DOCKER_PORT, HOST_PORTS_PORT},
     };
 
     use super::*;
@@ -80,12 +84,19 @@ pub(crate) mod fake {
         changed: Condvar,
         /// Time-outs of the power-off requests that came.
         pub(crate) power_offs: Mutex<Vec<u32>>,
+        ports: Mutex<Option<Box<dyn Fn(UnixStream) + Send>>>,
     }
 
     impl FakeVm {
         pub(crate) fn new(habit: Habit) -> Arc<FakeVm> {
             let ended = Mutex::new(None);
-            Arc::new(FakeVm { habit, ended, changed: Condvar::new(), power_offs: Mutex::new(Vec::new()) })
+            Arc::new(FakeVm {
+                habit,
+                ended,
+                changed: Condvar::new(),
+                power_offs: Mutex::new(Vec::new()),
+                ports: Mutex::default(),
+            })
         }
 
         /// Ends the VM; the first reason stays.
@@ -186,6 +197,11 @@ pub(crate) mod fake {
             assert_eq!(port, DOCKER_PORT);
             let vm = Arc::clone(self);
             thread::spawn(move || vm.docker(&stream.into()));
+        }
+
+        fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>) {
+            assert_eq!(port, HOST_PORTS_PORT);
+            *self.ports.lock().unwrap() = Some(on_connection);
         }
 
         fn wait(&self) -> Ended {

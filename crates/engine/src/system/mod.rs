@@ -21,7 +21,7 @@ use crate::{
     error::{Context, Error, Result},
     events::Events,
     image::{Images, RegistryOptions},
-    network::{Listeners, Networks},
+    network::{HostPorts, Listeners, Networks, PortPublisher},
     runtime::Runtime,
     snapshot::{Layers, Snapshots},
     store::{self, Durability},
@@ -52,6 +52,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// Asked before Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// The vsock port at which this engine's host opens published ports, if it is in a machine.
+    pub host_ports: Option<u32>,
     /// Whose subordinate users and groups are those of containers; see [`Remap::parse`].
     pub userns_remap: Option<String>,
 }
@@ -147,10 +149,13 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
         let (data_root, exec_root, identity, events) =
             (data_root.clone(), exec_root.clone(), identity.clone(), events.clone());
         let runtime = tokio::runtime::Handle::current();
-        let listeners = Arc::new(Listeners::new()?);
+        let publisher: Arc<dyn PortPublisher> = match config.host_ports {
+            Some(port) => Arc::new(HostPorts::new(port)?),
+            None => Arc::new(Listeners::new()?),
+        };
         crate::blocking(move || {
             let (id, created) = (&identity.id, &identity.created);
-            Networks::open(&data_root, &exec_root, id, created, events, listeners, runtime)
+            Networks::open(&data_root, &exec_root, id, created, events, publisher, runtime)
         })
         .await?
     };

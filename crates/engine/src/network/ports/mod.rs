@@ -1,5 +1,6 @@
 //! Published ports: which there are to be, where they are, and who listens.
 
+mod host;
 mod tcp;
 mod udp;
 
@@ -17,6 +18,8 @@ use tokio::{
     task::AbortHandle,
 };
 use wire::docker::{container::Empty, host_config::PortBinding};
+
+pub(crate) use host::HostPorts;
 
 use super::endpoint::{Endpoint, Sandbox};
 use crate::error::{Context, Error, Result, errno_text};
@@ -117,6 +120,13 @@ impl Listeners {
     }
 }
 
+impl Listeners {
+    fn handle(&self) -> io::Result<&Handle> {
+        let runtime = self.runtime.as_ref().ok_or_else(|| io::Error::other("the engine ends"))?;
+        Ok(runtime.handle())
+    }
+}
+
 impl Drop for Listeners {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -155,9 +165,8 @@ impl Drop for Listening {
 
 impl PortPublisher for Listeners {
     fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>> {
-        let Some(runtime) = &self.runtime else { return Err(io::Error::other("the engine ends")) };
+        let runtime = self.handle()?;
         let _entered = runtime.enter();
-        let runtime = runtime.handle();
         Ok(Box::new(match port.protocol {
             Protocol::Tcp => Listening::start(runtime, tcp::serve(tcp::listen(port.host)?, port.container)),
             Protocol::Udp => Listening::start(runtime, udp::serve(udp::bind(port.host)?, port.container)),

@@ -3,10 +3,11 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::copy_bidirectional_with_sizes,
+    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tokio_vsock::{VsockListener, VsockStream};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -22,13 +23,38 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Where connections come from.
+pub(super) trait Accept: Send {
+    type Client: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    fn next(&mut self) -> impl Future<Output = io::Result<Self::Client>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Client = TcpStream;
+
+    async fn next(&mut self) -> io::Result<TcpStream> {
+        let (client, _) = self.accept().await?;
+        let _ = client.set_nodelay(true);
+        Ok(client)
+    }
+}
+
+impl Accept for VsockListener {
+    type Client = VsockStream;
+
+    async fn next(&mut self) -> io::Result<VsockStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// Carries what comes to `container`, until it is dropped.
-pub(super) async fn serve(listener: TcpListener, container: SocketAddr) {
+pub(super) async fn serve(mut listener: impl Accept, container: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => {
+            accepted = listener.next() => match accepted {
+                Ok(client) => {
                     connections.spawn(carry(client, container));
                 }
                 Err(error) => {
@@ -41,12 +67,10 @@ pub(super) async fn serve(listener: TcpListener, container: SocketAddr) {
     }
 }
 
-async fn carry(mut client: TcpStream, container: SocketAddr) {
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, container: SocketAddr) {
     // A connection that cannot be carried ends, as it would with nobody there.
     let Ok(mut server) = TcpStream::connect(container).await else { return };
-    for stream in [&client, &server] {
-        let _ = stream.set_nodelay(true);
-    }
+    let _ = server.set_nodelay(true);
     let _ = copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
 }
 

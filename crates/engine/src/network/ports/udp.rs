@@ -8,7 +8,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::UdpSocket,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_vsock::VsockStream;
+use wire::ports::Datagram;
 
 /// After how long of silence a sender is forgotten, as in Docker.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -27,27 +34,89 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 /// Carries what comes to `container`, and its answers back, until it is dropped.
 pub(super) async fn serve(port: UdpSocket, container: SocketAddr) {
     let port = Arc::new(port);
-    let senders = Senders::default();
-    let mut returning = JoinSet::new();
+    let mut carrier = Carrier::new(Way::Port(port.clone()), container);
     let mut buffer = vec![0; DATAGRAM];
     loop {
         tokio::select! {
             received = port.recv_from(&mut buffer) => {
                 // An error tells of a datagram sent before that nobody took.
                 let Ok((length, sender)) = received else { continue };
-                let known = get(&senders, sender);
-                let socket = match known {
-                    Some(socket) => socket,
-                    None => {
-                        let Some(socket) = open(&senders, sender, container).await else { continue };
-                        returning.spawn(give_back(port.clone(), socket.clone(), senders.clone(), sender));
-                        socket
-                    }
-                };
-                let _ = socket.send(&buffer[..length]).await;
+                carrier.carry(&buffer[..length], sender).await;
             }
-            Some(_) = returning.join_next() => {}
+            Some(_) = carrier.returning.join_next() => {}
         }
+    }
+}
+
+/// The same for a port of the host's, whose datagrams come on a stream; until that ends.
+pub(super) async fn serve_stream(stream: VsockStream, container: SocketAddr) {
+    let (mut from, to) = tokio::io::split(stream);
+    let mut carrier = Carrier::new(Way::Stream(Arc::new(tokio::sync::Mutex::new(to))), container);
+    let mut buffer = vec![0; DATAGRAM];
+    while let Ok(datagram) = read(&mut from, &mut buffer).await {
+        carrier.carry(&buffer[..usize::from(datagram.length)], datagram.peer).await;
+        while carrier.returning.try_join_next().is_some() {}
+    }
+}
+
+/// Reads a datagram with its head.
+async fn read(from: &mut ReadHalf<VsockStream>, buffer: &mut [u8]) -> io::Result<Datagram> {
+    let mut head = [0; Datagram::HEAD];
+    from.read_exact(&mut head).await?;
+    let datagram = Datagram::decode(&head);
+    from.read_exact(&mut buffer[..usize::from(datagram.length)]).await?;
+    Ok(datagram)
+}
+
+/// Where answers go.
+#[derive(Clone)]
+enum Way {
+    Port(Arc<UdpSocket>),
+    Stream(Arc<tokio::sync::Mutex<WriteHalf<VsockStream>>>),
+}
+
+impl Way {
+    async fn give(&self, bytes: &[u8], peer: SocketAddr) -> io::Result<()> {
+        match self {
+            Self::Port(port) => port.send_to(bytes, peer).await.map(drop),
+            Self::Stream(stream) => {
+                let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+                let mut all = Datagram { length, peer }.encode().to_vec();
+                all.extend(bytes);
+                stream.lock().await.write_all(&all).await
+            }
+        }
+    }
+}
+
+/// Who sends to a port, and what returns to them.
+struct Carrier {
+    way: Way,
+    container: SocketAddr,
+    senders: Senders,
+    returning: JoinSet<()>,
+}
+
+impl Carrier {
+    fn new(way: Way, container: SocketAddr) -> Self {
+        Self { way, container, senders: Senders::default(), returning: JoinSet::new() }
+    }
+
+    async fn carry(&mut self, bytes: &[u8], sender: SocketAddr) {
+        let socket = match get(&self.senders, sender) {
+            Some(socket) => socket,
+            None => {
+                let Some(socket) = open(&self.senders, sender, self.container).await else { return };
+                self.returning.spawn(give_back(
+                    self.way.clone(),
+                    socket.clone(),
+                    self.senders.clone(),
+                    sender,
+                ));
+                socket
+            }
+        };
+        let _ = socket.send(bytes).await;
     }
 }
 
@@ -69,12 +138,12 @@ async fn open(senders: &Senders, sender: SocketAddr, container: SocketAddr) -> O
 }
 
 /// Carries answers until there are none for a while.
-async fn give_back(port: Arc<UdpSocket>, socket: Arc<UdpSocket>, senders: Senders, sender: SocketAddr) {
+async fn give_back(way: Way, socket: Arc<UdpSocket>, senders: Senders, sender: SocketAddr) {
     let mut buffer = vec![0; DATAGRAM];
     while let Ok(received) = timeout(SILENCE, socket.recv(&mut buffer)).await {
         // Nobody listens in the container yet, or any more.
         let Ok(length) = received else { continue };
-        let _ = port.send_to(&buffer[..length], sender).await;
+        let _ = way.give(&buffer[..length], sender).await;
     }
     senders.lock().unwrap_or_else(PoisonError::into_inner).remove(&sender);
 }
