@@ -1,6 +1,7 @@
 //! Published ports.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ const BESIDE: &[Kind] = &[Kind::Native, Kind::Dockerd];
 
 cases! {
     tcp,
+    from_outside,
+    taken_outside,
     by_other_addresses,
     shown,
     all_that_is_exposed,
@@ -26,6 +29,7 @@ cases! {
     refusals,
     half_close,
     udp.on(BESIDE),
+    udp_from_outside.on(&[Kind::Machine]),
     moves_with_the_gateway,
     after_a_crash.alone(),
 }
@@ -80,6 +84,77 @@ fn tcp(t: &Target) -> Outcome {
     ensure_eq!(get(t, &format!("127.0.0.1:{port}"))?, "hello");
     ensure_eq!(get(t, &format!("[::1]:{port}"))?, "hello");
     Ok(())
+}
+
+/// What somebody gets from where the engine is run, or the machine that it is in.
+fn get_outside(t: &Target, address: SocketAddr) -> Result<String> {
+    let mut stream = t.namespace().connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) =
+        answer.split_once("\r\n\r\n").with_context(|| format!("no end of a head in {answer:?}"))?;
+    Ok(body.trim().to_owned())
+}
+
+fn from_outside(t: &Target) -> Outcome {
+    let (web, local) = (t.name("web"), t.name("local"));
+    server(t, &web, &["-p", "80"])?;
+    server(t, &local, &["-p", "127.0.0.1:21100:80"])?;
+    let port: u16 = published(t, &web, "80/tcp")?.parse()?;
+    for address in
+        [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))]
+    {
+        ensure_eq!(get_outside(t, address)?, "hello", "{address}");
+    }
+    let local_only = SocketAddr::from((Ipv4Addr::LOCALHOST, 21100));
+    ensure_eq!(get_outside(t, local_only)?, "hello");
+    // Many at once, and each to its end.
+    let script = "echo ready; while :; do nc -l -p 81 -e head -c 1000000 /dev/zero; done";
+    let many = t.name("many");
+    t.ok(["run", "-d", "--name", &many, "-p", "21101:81", "busybox", "sh", "-c", script])?;
+    ready(t, &many)?;
+    let mut stream = t.namespace().connect((Ipv4Addr::LOCALHOST, 21101).into())?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    ensure_eq!(bytes.len(), 1_000_000);
+    // Stopped, it is refused; started, it is there again.
+    t.ok(["stop", "-t", "0", &local])?;
+    ensure!(t.namespace().connect(local_only).is_err(), "a stopped container's port is open");
+    t.ok(["start", &local])?;
+    wait::eventually_true("the server is there again", Duration::from_secs(30), || {
+        Ok(get_outside(t, local_only).is_ok_and(|text| text == "hello"))
+    })
+}
+
+fn taken_outside(t: &Target) -> Outcome {
+    let stranger = t.namespace().in_network(|| Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 21110))?))?;
+    let name = t.name("web");
+    let refused = t.fails(125, ["run", "--name", &name, "-p", "127.0.0.1:21110:80", "busybox", "true"])?;
+    refused.expect_stderr("failed to bind host port")?.expect_stderr("address already in use")?;
+    drop(stranger);
+    t.ok(["start", &name])?;
+    Ok(())
+}
+
+fn udp_from_outside(t: &Target) -> Outcome {
+    let name = t.name("box");
+    let script = "echo ready; while :; do nc -u -l -p 7 -w 5 -e cat; done";
+    t.ok(["run", "-d", "--name", &name, "-p", "21120:7/udp", "busybox", "sh", "-c", script])?;
+    ready(t, &name)?;
+    let client = t.namespace().in_network(|| Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?))?;
+    client.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 21120));
+    // Datagrams that come before the server listens are lost, as they may be.
+    wait::eventually_true("an answer comes", Duration::from_secs(30), || {
+        client.send_to(b"word", address)?;
+        let mut buffer = [0; 16];
+        Ok(client
+            .recv_from(&mut buffer)
+            .is_ok_and(|(length, from)| &buffer[..length] == b"word" && from == address))
+    })
 }
 
 fn by_other_addresses(t: &Target) -> Outcome {

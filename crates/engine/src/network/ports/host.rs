@@ -73,7 +73,6 @@ impl PortPublisher for HostPorts {
                 (ports::Protocol::Tcp, Listening::start(runtime, tcp::serve(listener, container)))
             }
             Protocol::Udp => {
-                let listener = listener;
                 let serving = async move {
                     if let Ok((stream, _)) = listener.accept().await {
                         udp::serve_stream(stream, container).await;
