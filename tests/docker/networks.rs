@@ -446,10 +446,9 @@ fn of_a_stopped_container(t: &Target) -> Outcome {
         .expect_stderr(" not found")?;
     t.ok(["network", "disconnect", "-f", &one, &name])?;
     t.ok(["network", "rm", &one])?;
-    t.fails(1, ["start", &name])?.expect_stderr(&format!(
-        "failed to set up container networking: could not find a network matching network mode {one}: network {one} \
-         not found"
-    ))?;
+    t.fails(1, ["start", &name])?
+        .expect_stderr("failed to set up container networking: ")?
+        .expect_stderr(" not found")?;
     Ok(())
 }
 

@@ -122,6 +122,8 @@ impl State {
         let rules = Ruleset { bridges: bridges.collect(), routes_only_bridges: self.forwarding };
         let what = || "set the machine's packet filter (nf_tables)".to_owned();
         let mut socket = Socket::netfilter().context(what)?;
-        rules.apply(&mut socket).context(what)
+        let applied = rules.apply(&mut socket).context(what);
+        self.has_rules.set(applied.is_ok());
+        applied
     }
 }

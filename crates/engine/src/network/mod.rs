@@ -28,6 +28,7 @@ mod start;
 mod validate;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
@@ -99,6 +100,8 @@ struct State {
     doomed: BTreeSet<String>,
     /// This engine made a router of the machine.
     forwarding: bool,
+    /// The kernel has the rules that bridges need.
+    has_rules: Cell<bool>,
     /// Where the search for a free port begins.
     next_port: u16,
 }

@@ -337,6 +337,10 @@ impl State {
             // Somebody has removed it, or it could not be made at the engine's start.
             _ => network.bring_up(options, &mut links)?,
         };
+        if !self.has_rules.get() {
+            // Without them, nothing keeps networks apart, and nothing leads out of them.
+            self.apply_rules()?;
+        }
         let what = || format!("connect the container to network {}", network.api.name);
         let namespace = sandbox::open(&sandbox.namespace)?;
         let veth = NewVeth {
