@@ -448,6 +448,7 @@ fn ipv6_is_advertised_and_leads_to_the_host() {
     let seen = guest.wire.seen.take().unwrap();
     let advertisement = seen.iter().find(|frame| frame.get(54) == Some(&134)).expect("an advertisement");
     assert!(advertisement.windows(8).any(|bytes| bytes == &address.octets()[..8]));
+    assert_eq!(advertisement[60..62], 1800_u16.to_be_bytes(), "the router's lifetime in seconds");
 
     let host: Ipv6Address = "fd63:6f72:6163:6c65::254".parse().unwrap();
     let handle = guest.connect(host, port);
