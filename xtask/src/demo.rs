@@ -4,9 +4,12 @@
 //! user's is touched; the docker client gets a configuration folder of its own for the same reason.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -23,6 +26,9 @@ pub(crate) struct Args {
 }
 
 const MACHINE: &str = "demo";
+
+/// How long a web server in a container may take until it serves.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs `cargo xtask demo`.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -73,10 +79,16 @@ impl Demo {
         let printed = self.docker_output(&run)?;
         say(&printed);
         ensure!(printed == greeting, "the container printed `{printed}` instead of `{greeting}`");
-        self.docker(&["run", "-d", "--name", "sleeper", "--network", "none", "busybox", "sleep", "600"])?;
+        let serve = format!("echo {greeting} > /index.html; exec httpd -f -h / -p 80");
+        self.docker(&["run", "-d", "--name", "web", "-p", "127.0.0.1::80", "busybox", "sh", "-c", &serve])?;
         self.docker(&["ps"])?;
-        self.docker(&["exec", "sleeper", "uname", "-a"])?;
-        self.docker(&["rm", "-f", "sleeper"])
+        self.docker(&["exec", "web", "uname", "-a"])?;
+        let address = self.docker_output(&["port", "web", "80"])?;
+        say_command(format_args!("GET http://{address}/"));
+        let page = page(&address)?;
+        say(&page);
+        ensure!(page == greeting, "the container's page says `{page}` instead of `{greeting}`");
+        self.docker(&["rm", "-f", "web"])
     }
 
     /// Gives the machine an image without a registry: the static busybox of this machine in a tar archive.
@@ -102,7 +114,7 @@ impl Demo {
         for (name, value) in self.environment() {
             say(format_args!("  export {name}={value}"));
         }
-        say("  docker run -it --rm --network none busybox sh");
+        say("  docker run -it --rm busybox sh");
         say("To stop it, and to remove it with everything in it:");
         let coracle = self.product.coracle.display();
         say(format_args!("  {coracle} stop --name {MACHINE}"));
@@ -140,6 +152,30 @@ impl Demo {
         docker.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_TLS_VERIFY");
         docker
     }
+}
+
+/// What a web server at `address` on this computer has at its root.
+fn page(address: &str) -> Result<String> {
+    let address: SocketAddr = address.parse().with_context(|| format!("{address:?} is no address"))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The port is open before the server in the container listens.
+        match fetch(address) {
+            Ok(page) => return Ok(page),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn fetch(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{address} answers {answer:?}"))?;
+    Ok(body.trim().to_owned())
 }
 
 /// A command with its program's plain name.
