@@ -29,7 +29,6 @@ cases! {
     refusals,
     half_close,
     udp.on(BESIDE),
-    udp_from_outside.on(&[Kind::Machine]),
     moves_with_the_gateway,
     after_a_crash.alone(),
 }
@@ -137,24 +136,6 @@ fn taken_outside(t: &Target) -> Outcome {
     drop(stranger);
     t.ok(["start", &name])?;
     Ok(())
-}
-
-fn udp_from_outside(t: &Target) -> Outcome {
-    let name = t.name("box");
-    let script = "echo ready; while :; do nc -u -l -p 7 -w 5 -e cat; done";
-    t.ok(["run", "-d", "--name", &name, "-p", "21120:7/udp", "busybox", "sh", "-c", script])?;
-    ready(t, &name)?;
-    let client = t.namespace().in_network(|| Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?))?;
-    client.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 21120));
-    // Datagrams that come before the server listens are lost, as they may be.
-    wait::eventually_true("an answer comes", Duration::from_secs(30), || {
-        client.send_to(b"word", address)?;
-        let mut buffer = [0; 16];
-        Ok(client
-            .recv_from(&mut buffer)
-            .is_ok_and(|(length, from)| &buffer[..length] == b"word" && from == address))
-    })
 }
 
 fn by_other_addresses(t: &Target) -> Outcome {

@@ -1,11 +1,11 @@
 //! Published ports: the guest's engine asks the host to open a port, one a vsock stream to
 //! [`crate::vsock::HOST_PORTS_PORT`].
 //!
-//! The guest sends one [`Open`] line, the host answers with one [`Opened`] line. The port stays open as long as the
+//! The guest sends one `Open` line, the host answers with one `Opened` line. The port stays open as long as the
 //! guest keeps its direction of the stream open; when the port is closed, the host closes the stream.
 //!
-//! What comes to a TCP port is carried by a stream of its own from the host to [`Open::guest_port`]. What comes to a UDP
-//! port, from whomever, is carried by one stream, both ways, as [`Datagram`]s.
+//! What comes to a TCP port is carried by a stream of its own from the host to `Open::guest_port`. What comes to a UDP
+//! port, from whomever, is carried by one stream, both ways, as `Datagram`s.
 
 use std::{
     io::{self, Read, Write},

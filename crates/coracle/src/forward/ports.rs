@@ -185,10 +185,9 @@ fn carry_datagrams(socket: &UdpSocket, asker: &UnixStream, guest_port: u32, vm: 
 fn carry_to_guest(socket: &UdpSocket, asker: &UnixStream, guest: &UnixStream) -> io::Result<()> {
     let mut bytes = Box::new([0; MAX_DATAGRAM]);
     while wait(socket, asker)? {
-        match socket.recv_from(&mut bytes[..]) {
-            Ok((length, peer)) => Datagram::write(guest, peer, &bytes[..length])?,
-            // An error tells of an answer that nobody took.
-            Err(_) => {}
+        // An error tells of an answer that nobody took.
+        if let Ok((length, peer)) = socket.recv_from(&mut bytes[..]) {
+            Datagram::write(guest, peer, &bytes[..length])?;
         }
     }
     Ok(())
@@ -203,13 +202,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::machine::vm::Ended;
+    use crate::machine::vm::{Ended, OnStream};
 
     const GUEST_PORT: u32 = 7;
 
     /// A guest whose engine answers each connection with `hello`, and each datagram with itself.
     #[derive(Default)]
-    struct Guest(Mutex<Option<Box<dyn Fn(UnixStream) + Send>>>);
+    struct Guest(Mutex<Option<OnStream>>);
 
     impl Vm for Guest {
         fn connect(&self, port: u32, _timeout: Duration) -> io::Result<UnixStream> {
@@ -230,7 +229,7 @@ mod tests {
             TcpStream::from(stream).write_all(b"hello").unwrap();
         }
 
-        fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>) {
+        fn listen(&self, port: u32, on_connection: OnStream) {
             assert_eq!(port, HOST_PORTS_PORT);
             *self.0.lock().unwrap() = Some(on_connection);
         }

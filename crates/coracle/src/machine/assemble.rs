@@ -17,7 +17,7 @@ use super::{
     lock::LockedHome,
     network,
     process::{Accelerator, Machine},
-    vm::{Ended, Vm},
+    vm::{Ended, OnStream, Vm},
 };
 
 /// The root is the first disk, read-only; the data disk is the second. A guest that panics ends, so
@@ -80,7 +80,7 @@ impl Vm for RunningVm {
         self.0.vsock().connect_stream(port, stream);
     }
 
-    fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>) {
+    fn listen(&self, port: u32, on_connection: OnStream) {
         self.0.vsock().listen(port, on_connection);
     }
 

@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+/// What is done with a stream that the guest has opened. It MUST return at once.
+pub(crate) type OnStream = Box<dyn Fn(UnixStream) + Send>;
+
 /// A virtual machine that was started.
 pub(crate) trait Vm: Send + Sync {
     /// Opens a stream to a port of the guest. Fails at the latest after `timeout`.
@@ -16,9 +19,8 @@ pub(crate) trait Vm: Send + Sync {
     /// carries half-closes and back-pressure, and closes it when the guest refuses.
     fn connect_stream(&self, port: u32, stream: OwnedFd);
 
-    /// Has `on_connection` called with each stream that the guest opens to a port of the host. It MUST return at
-    /// once.
-    fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>);
+    /// Has `on_connection` called with each stream that the guest opens to a port of the host.
+    fn listen(&self, port: u32, on_connection: OnStream);
 
     /// Blocks until the machine has ended and nothing of it runs any more.
     fn wait(&self) -> Ended;
@@ -84,7 +86,7 @@ pub(crate) mod fake {
         changed: Condvar,
         /// Time-outs of the power-off requests that came.
         pub(crate) power_offs: Mutex<Vec<u32>>,
-        ports: Mutex<Option<Box<dyn Fn(UnixStream) + Send>>>,
+        ports: Mutex<Option<OnStream>>,
     }
 
     impl FakeVm {
@@ -199,7 +201,7 @@ pub(crate) mod fake {
             thread::spawn(move || vm.docker(&stream.into()));
         }
 
-        fn listen(&self, port: u32, on_connection: Box<dyn Fn(UnixStream) + Send>) {
+        fn listen(&self, port: u32, on_connection: OnStream) {
             assert_eq!(port, HOST_PORTS_PORT);
             *self.ports.lock().unwrap() = Some(on_connection);
         }

@@ -9,12 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UdpSocket,
     task::JoinSet,
     time::timeout,
 };
-use tokio_vsock::VsockStream;
 use wire::ports::Datagram;
 
 /// After how long of silence a sender is forgotten, as in Docker.
@@ -49,8 +48,12 @@ pub(super) async fn serve(port: UdpSocket, container: SocketAddr) {
 }
 
 /// The same for a port of the host's, whose datagrams come on a stream; until that ends.
-pub(super) async fn serve_stream(stream: VsockStream, container: SocketAddr) {
+pub(super) async fn serve_stream(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    container: SocketAddr,
+) {
     let (mut from, to) = tokio::io::split(stream);
+    let to: Box<dyn AsyncWrite + Send + Unpin> = Box::new(to);
     let mut carrier = Carrier::new(Way::Stream(Arc::new(tokio::sync::Mutex::new(to))), container);
     let mut buffer = vec![0; DATAGRAM];
     while let Ok(datagram) = read(&mut from, &mut buffer).await {
@@ -60,7 +63,7 @@ pub(super) async fn serve_stream(stream: VsockStream, container: SocketAddr) {
 }
 
 /// Reads a datagram with its head.
-async fn read(from: &mut ReadHalf<VsockStream>, buffer: &mut [u8]) -> io::Result<Datagram> {
+async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<Datagram> {
     let mut head = [0; Datagram::HEAD];
     from.read_exact(&mut head).await?;
     let datagram = Datagram::decode(&head);
@@ -72,7 +75,7 @@ async fn read(from: &mut ReadHalf<VsockStream>, buffer: &mut [u8]) -> io::Result
 #[derive(Clone)]
 enum Way {
     Port(Arc<UdpSocket>),
-    Stream(Arc<tokio::sync::Mutex<WriteHalf<VsockStream>>>),
+    Stream(Arc<tokio::sync::Mutex<Box<dyn AsyncWrite + Send + Unpin>>>),
 }
 
 impl Way {
@@ -151,6 +154,27 @@ async fn give_back(way: Way, socket: Arc<UdpSocket>, senders: Senders, sender: S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_streams_datagrams_are_answered_on_it() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = UdpSocket::bind(any).await.unwrap();
+        let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+        let serving = tokio::spawn(serve_stream(theirs, server.local_addr().unwrap()));
+        let peers: [SocketAddr; 2] = [([192, 0, 2, 1], 53).into(), (std::net::Ipv6Addr::LOCALHOST, 9).into()];
+        let mut buffer = [0; 16];
+        for peer in peers {
+            ours.write_all(&Datagram { length: 4, peer }.encode()).await.unwrap();
+            ours.write_all(b"word").await.unwrap();
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..length], b"word");
+            server.send_to(b"answer", from).await.unwrap();
+            let answer = read(&mut ours, &mut buffer).await.unwrap();
+            assert_eq!((answer.peer, &buffer[..usize::from(answer.length)]), (peer, &b"answer"[..]));
+        }
+        drop(ours);
+        serving.await.unwrap();
+    }
 
     #[tokio::test]
     async fn answers_come_back_to_who_asked() {
