@@ -236,24 +236,18 @@ fn of_other_containers_and_copied(t: &Target) -> Outcome {
     Ok(())
 }
 
+/// A running container with a mount.
+fn sleeper_with(t: &Target, name: &str, mount: &str) -> Outcome {
+    let options = ["run", "-d", "--network", "none", "--name", name, "--mount", mount];
+    t.ok(options.into_iter().chain(["busybox", "sh", "-c", SLEEP]))?;
+    Ok(())
+}
+
 fn kept_by_prunes(t: &Target) -> Outcome {
     let image = image(t, "image")?;
     let name = t.name("box");
     let mount = format!("type=image,src={image},dst=/x");
-    t.ok([
-        "run",
-        "-d",
-        "--network",
-        "none",
-        "--name",
-        &name,
-        "--mount",
-        &mount,
-        "busybox",
-        "sh",
-        "-c",
-        SLEEP,
-    ])?;
+    sleeper_with(t, &name, &mount)?;
     t.ok(["image", "prune", "-af"])?;
     t.ok(["image", "inspect", &image])?;
     ensure_eq!(t.ok(["exec", &name, "cat", "/x/word"])?, "above");
@@ -269,20 +263,7 @@ fn kept_through_a_crash(t: &Target) -> Outcome {
     let image = image(t, "image")?;
     let (name, other) = (t.name("box"), t.name("other"));
     let mount = format!("type=image,src={image},dst=/x");
-    t.ok([
-        "run",
-        "-d",
-        "--network",
-        "none",
-        "--name",
-        &name,
-        "--mount",
-        &mount,
-        "busybox",
-        "sh",
-        "-c",
-        SLEEP,
-    ])?;
+    sleeper_with(t, &name, &mount)?;
     t.ok(["create", "--network", "none", "--name", &other, "--mount", &mount, "busybox", "cat", "/x/word"])?;
     t.ok(["rmi", "-f", &image])?;
     t.crash()?;

@@ -106,6 +106,11 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
     }
 }
 
+/// The kernel's number of an error, which one that is not the kernel's lacks.
+pub(crate) fn errno_of(error: &std::io::Error) -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO)
+}
+
 /// The words of `strerror(3)` as Go has them, for the errors that Docker's texts are matched for.
 pub(crate) fn errno_text(errno: rustix::io::Errno) -> String {
     use rustix::io::Errno;

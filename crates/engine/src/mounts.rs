@@ -4,14 +4,20 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use rustix::{
-    fs::CWD,
+    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
     io::Errno,
-    mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    mount::{
+        MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount,
+        open_tree, unmount,
+    },
     path::Arg,
 };
+
+use crate::error::errno_of;
 
 /// A copy of the mount that `path` is in, beginning there and attached nowhere yet; if `recursive` with the
 /// mounts below it. An empty `path` is what is open as `from`.
@@ -33,6 +39,26 @@ pub(crate) fn attach(tree: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
 /// Mounts `tree` at a path that is the engine's own.
 pub(crate) fn attach_at(tree: impl AsFd, target: impl Arg) -> Result<(), Errno> {
     move_mount(tree, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Whether something is mounted on `path`. A bind mount of the same file system has the same device number, so that
+/// only the kernel can tell.
+pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Takes away whatever is mounted on `path`. Nothing there is no error. When this returns without one, what is at
+/// `path` is its file system's own; processes that use a mount keep it.
+pub(crate) fn detach(path: &Path) -> io::Result<()> {
+    loop {
+        match is_mount_point(path) {
+            Ok(true) => unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?,
+            Ok(false) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What can be changed about a mount.
@@ -92,7 +118,7 @@ impl Changes<'_> {
         };
         match result {
             0 => Ok(()),
-            _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+            _ => Err(errno_of(&io::Error::last_os_error())),
         }
     }
 }

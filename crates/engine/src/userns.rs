@@ -12,9 +12,9 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
+    fs::CWD,
     io::Errno,
-    mount::{MountPropagationFlags, UnmountFlags, unmount},
+    mount::MountPropagationFlags,
     pipe::PipeFlags,
     process::{Pid, WaitOptions, waitpid},
     thread::{CapabilitySets, set_capabilities},
@@ -190,9 +190,7 @@ impl Userns {
     /// The data root's file system cannot be mounted so, or the kernel makes no user namespaces.
     pub(crate) fn open(remap: Option<Remap>, data_root: &Path, exec_root: &Path) -> Result<Option<Self>> {
         let shown = exec_root.join("remapped");
-        while is_mount_point(&shown) {
-            unmount(&shown, UnmountFlags::DETACH).context(|| format!("unmount {}", shown.display()))?;
-        }
+        mounts::detach(&shown).context(|| format!("unmount {}", shown.display()))?;
         let Some(remap) = remap else { return Ok(None) };
         fs::create_dir_all(&shown).context(|| format!("create {}", shown.display()))?;
         let namespace =
@@ -218,15 +216,10 @@ impl Userns {
     /// on a mount of its own.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         match path.strip_prefix(&self.data_root) {
-            Ok(relative) if !is_mount_point(path) => self.shown.join(relative),
+            Ok(relative) if !mounts::is_mount_point(path).unwrap_or(false) => self.shown.join(relative),
             _ => path.to_owned(),
         }
     }
-}
-
-fn is_mount_point(path: &Path) -> bool {
-    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)
-        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// How owners in a mounted root relate to those that its container knows.

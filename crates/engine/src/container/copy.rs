@@ -15,7 +15,7 @@ use wire::docker::container::PathStat;
 
 use super::{Container, Containers, files::Files};
 use crate::{
-    error::{Error, Kind, Result, errno_text},
+    error::{Error, Kind, Result, errno_of, errno_text},
     runtime::{in_root::Root, spec::User},
     snapshot::{ArchiveStream, ArchiveWriter, CopyInto, Outgoing, UnpackError, copy_into, decompress},
 };
@@ -173,7 +173,7 @@ fn stat(root: &Root, path: &str) -> Result<(PathStat, Stat), Failure> {
     let link_target = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Symlink => {
             let target = root.follow(Path::new(path));
-            let told = |error: io::Error| kernel(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+            let told = |error: io::Error| kernel(errno_of(&error));
             target.map_err(told)?.to_string_lossy().into_owned()
         }
         _ => String::new(),
@@ -205,7 +205,7 @@ fn extract(
     if FileType::from_raw_mode(fstat(&item).map_err(kernel)?.st_mode) != FileType::Directory {
         return Err(Error::invalid("extraction point is not a directory").into());
     }
-    let told = |error: io::Error| kernel(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    let told = |error: io::Error| kernel(errno_of(&error));
     let destination = root.follow(Path::new(&asked)).map_err(told)?;
     check_writable(container, &destination)?;
     let record = container.record();

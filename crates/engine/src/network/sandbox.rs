@@ -9,12 +9,13 @@ use std::{
 };
 
 use rustix::{
-    mount::{UnmountFlags, mount_bind},
+    mount::mount_bind,
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
 use crate::{
     error::{Context, Error, Result},
+    mounts,
     userns::Remap,
 };
 
@@ -64,14 +65,7 @@ pub(super) fn enter<T: Send>(path: &Path, work: impl FnOnce() -> io::Result<T> +
 /// Removes the namespace at `path`, if there is one. It is gone when no process is in it any more.
 pub(super) fn remove(path: &Path) -> Result<()> {
     let what = || format!("remove the network namespace {}", path.display());
-    loop {
-        match rustix::mount::unmount(path, UnmountFlags::DETACH) {
-            // More than once mounted, after a crash between.
-            Ok(()) => {}
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => break,
-            Err(error) => return Err(error).context(what),
-        }
-    }
+    mounts::detach(path).context(what)?;
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.context(what),

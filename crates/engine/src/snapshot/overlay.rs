@@ -2,10 +2,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
     io::{self, Write},
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,8 +14,8 @@ use rustix::{
     fs::{Mode, OFlags, Stat, fstat, open, stat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, mount, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+        fsopen, mount,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -110,7 +107,7 @@ impl Snapshots {
                     if let Err(error) = layers.own(&id, &record.all()) {
                         tracing::error!("the container {id} cannot start any more: {error}");
                     }
-                    let used = is_mounted(&mounts.join(&id)).unwrap_or(false);
+                    let used = mounts::is_mount_point(&mounts.join(&id)).unwrap_or(false);
                     known.insert(id, Known { layers: record.layers, used, views: 0 });
                 }
                 Ok(None) => tracing::error!("{} is missing", path.display()),
@@ -203,7 +200,7 @@ impl Snapshots {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            is_mounted(&target)
+            mounts::is_mount_point(&target)
         };
         if !prepared().context(|| format!("prepare {}", target.display()))? {
             let overlay = self.overlay(id, &known.layers);
@@ -575,23 +572,9 @@ impl Overlay {
     }
 }
 
-/// A mount is a file system of its own.
-fn is_mounted(target: &Path) -> io::Result<bool> {
-    let parent = target.parent().unwrap_or(target);
-    Ok(fs::symlink_metadata(target)?.dev() != fs::symlink_metadata(parent)?.dev())
-}
-
 /// Takes away whatever is mounted on `target`, and `target`.
 fn detach(target: &Path) -> io::Result<()> {
-    loop {
-        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            // EINVAL: nothing is mounted there.
-            Err(Errno::INVAL) => break,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
+    mounts::detach(target)?;
     match fs::remove_dir(target) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -775,7 +758,7 @@ mod tests {
             let (layers, snapshots) = open_all(root.path());
             assert_eq!(snapshots.ids(), ["kept"]);
             let mounts = root.path().join("exec/rootfs");
-            assert!(is_mounted(&mounts.join("kept")).unwrap());
+            assert!(mounts::is_mount_point(&mounts.join("kept")).unwrap());
             assert!(!mounts.join("lost").exists());
             assert_eq!(fs::read_dir(fs_root.join(".tmp")).unwrap().count(), 0);
             // The layer is known to be used.

@@ -39,7 +39,7 @@ use super::{
     tar::{self, Entry, Kind, Time},
     tree,
 };
-use crate::lookup;
+use crate::{error::errno_of, lookup};
 
 /// Prefix of a file that says what a layer removes.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -316,7 +316,7 @@ impl<'a> Unpacker<'a> {
             }
             (Err(Errno::ISDIR | Errno::PERM), Purpose::Copy(_)) => {
                 let path = PathBuf::from(OsString::from_vec(through_proc(directory, name)));
-                tree::remove_tree(&path).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                tree::remove_tree(&path).map_err(|error| errno_of(&error))
             }
             (result, _) => result,
         }

@@ -1,19 +1,13 @@
 //! Volumes that containers run on. Most are directories and nothing else; one with driver options is
 //! mounted on its directory as long as a container runs on it.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
-
-use rustix::{
-    fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx},
-    io::Errno,
-    mount::{UnmountFlags, unmount},
-};
+use std::path::PathBuf;
 
 use super::{Entry, Volumes, driver_options, remove::no_such_volume};
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    mounts,
+};
 
 impl Volumes {
     /// Makes a volume ready for a container that is about to run on it, and says where its files are.
@@ -32,7 +26,7 @@ impl Volumes {
         let path = self.path(name);
         if let Some(options) = &record.options
             && record.has_options()
-            && !is_mounted(&path).context(|| format!("look at {}", path.display()))?
+            && !mounts::is_mount_point(&path).context(|| format!("look at {}", path.display()))?
         {
             driver_options::mount(options, &path).map_err(|error| {
                 Error::system(format!("error while mounting volume '{}'", path.display())).because(error)
@@ -91,28 +85,8 @@ impl Volumes {
             return;
         }
         let path = self.path(name);
-        if let Err(error) = detach(&path) {
+        if let Err(error) = mounts::detach(&path) {
             tracing::warn!("unmount {}: {error}", path.display());
-        }
-    }
-}
-
-/// Whether something is mounted on `path`. A bind mount of the same file system has the same device
-/// number, so that only the kernel can tell.
-fn is_mounted(path: &Path) -> io::Result<bool> {
-    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
-    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
-}
-
-/// Takes away whatever is mounted on `path`. Nothing there is no error. When this returns without one,
-/// what is below `path` is the volume's own.
-pub(super) fn detach(path: &Path) -> io::Result<()> {
-    loop {
-        match is_mounted(path) {
-            Ok(true) => unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?,
-            Ok(false) => return Ok(()),
-            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => return Ok(()),
-            Err(error) => return Err(error),
         }
     }
 }

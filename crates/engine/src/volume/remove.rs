@@ -2,11 +2,11 @@ use std::{fs, sync::atomic::Ordering};
 
 use wire::docker::volume::PruneReport;
 
-use super::{ANONYMOUS, Volumes, mount};
+use super::{ANONYMOUS, Volumes};
 use crate::{
     api::filters::Filters,
     error::{Context, Error, Kind, Result},
-    snapshot, store,
+    mounts, snapshot, store,
 };
 
 /// The filters that prune knows.
@@ -37,7 +37,7 @@ impl Volumes {
         };
         let trash = self.fresh();
         let place = self.0.root.join(name);
-        let removed = mount::detach(&self.path(name))
+        let removed = mounts::detach(&self.path(name))
             .and_then(|()| match fs::rename(&place, &trash) {
                 // Somebody has removed the directory by hand.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

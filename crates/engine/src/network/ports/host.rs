@@ -16,7 +16,7 @@ use wire::{
 };
 
 use super::{Listeners, Listening, PortPublisher, Protocol, Published, PublishedPort, tcp, udp};
-use crate::error::Result;
+use crate::error::{Result, errno_of, errno_text};
 
 /// How long the host may take to open a port, and to close it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ impl HostPorts {
             }
             Some(Opened::Refused { errno, hint }) => {
                 let error = io::Error::from_raw_os_error(errno);
-                let reason = crate::error::errno_text(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+                let reason = errno_text(errno_of(&error));
                 Err(io::Error::new(error.kind(), format!("{reason} on the host: {hint}")))
             }
             None => Err(io::Error::other("the host opens no more ports")),

@@ -21,7 +21,7 @@ use super::{
     root,
 };
 use crate::{
-    error::{Context, Error, Result},
+    error::{Context, Error, Result, errno_of},
     mounts,
     runtime::{cgroup::Cgroups, in_root::Root},
     userns::{Range, Remap},
@@ -244,8 +244,7 @@ fn join(namespace: impl AsFd, flag: libc::c_int) -> std::result::Result<(), rust
 /// The terminal is the container's console, too.
 fn show_console(slave: impl AsFd) -> std::result::Result<(), rustix::io::Errno> {
     let console = Path::new("/dev/console");
-    let code =
-        |error: std::io::Error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+    let code = |error: io::Error| errno_of(&error);
     let root = Root::open(Path::new("/")).map_err(code)?;
     if root.file_type(console).map_err(code)?.is_none() {
         root.create_file(console).map_err(code)?;

@@ -18,7 +18,7 @@ use super::{
     outside::Outside,
     root::{Reason, because},
 };
-use crate::{mounts, runtime::in_root::Root};
+use crate::{error::errno_of, mounts, runtime::in_root::Root};
 
 /// The devices that every container has: their names, and the numbers of the character devices.
 const DEVICES: [(&str, u32, u32); 6] =
@@ -99,7 +99,7 @@ pub(super) fn make(root: &Root, spec: &Spec, outside: &Outside) -> Result<(), Re
 }
 
 fn code(error: io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    errno_of(&error)
 }
 
 fn attach(root: &Root, path: &Path, tree: &OwnedFd) -> Result<(), Errno> {

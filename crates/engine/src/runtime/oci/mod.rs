@@ -29,7 +29,6 @@ mod root;
 
 use std::{
     ffi::OsString,
-    fs,
     io::{self, Write},
     os::fd::{AsFd, FromRawFd, OwnedFd},
     path::Path,
@@ -38,7 +37,7 @@ use std::{
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::{
-    fs::{FileType, Mode},
+    fs::Mode,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -50,7 +49,7 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    error::{Error, Result, errno_text},
+    error::{Context, Error, Result, errno_text},
     shim::protocol::{MAX_MESSAGE, Report, send},
     store::{self, Durability},
     userns::Owners,
@@ -131,7 +130,7 @@ fn create(layout: &Layout, id: &str) -> Result<Made> {
     let bundle = layout.bundle(id);
     let workload: Workload = read(&bundle.workload())?;
     let spec: Spec = read(&bundle.path().join("config.json"))?;
-    prepare_root(&spec, &workload)?;
+    make_working_directory(&spec, &workload.directory)?;
     let messages = Messages::open("error during container init: ")?;
     let steps = last_steps(layout, workload, &messages)?;
     let group = bundle.cgroup()?.ok_or_else(|| Error::invalid("the container has no control group"))?;
@@ -164,38 +163,16 @@ fn finish(messages: Messages, pid: Pid, terminal: Option<TerminalWay>) -> Result
     }
 }
 
-/// What has to be done while the root file system can still be written and its files are ours: the
-/// working directory, and a look at what is mounted over what.
-fn prepare_root(spec: &Spec, workload: &Workload) -> Result<()> {
+/// Makes the working directory while the root file system can still be written. One below a mount is made there
+/// when it is mounted, where it can be.
+fn make_working_directory(spec: &Spec, directory: &Path) -> Result<()> {
     let Some(root) = spec.root() else { return Ok(()) };
-    let failed = |what: String| move |error: io::Error| Error::system(format!("{what}: {}", go_text(&error)));
     let path = root.path();
-    let root = Root::open(path).map_err(failed(format!("error opening rootfs {}", path.display())))?;
-    for mount in spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("bind")) {
-        let (Some(source), destination) = (mount.source(), mount.destination()) else { continue };
-        let what = || {
-            let (source, destination) = (source.display(), destination.display());
-            format!("error mounting \"{source}\" to rootfs at \"{destination}\"")
-        };
-        // The container's own control groups, which are made later.
-        if source.starts_with("/sys/fs/cgroup") {
-            continue;
-        }
-        let source_is_directory = fs::metadata(source).map_err(failed(what()))?.is_dir();
-        let target = root.file_type(destination).map_err(failed(what()))?;
-        if target.is_some_and(|kind| (kind == FileType::Directory) != source_is_directory) {
-            return Err(Error::system(format!("{}: not a directory", what())));
-        }
-    }
+    let root = Root::open(path).context(|| format!("error opening rootfs {}", path.display()))?;
     let owners = match outside::in_user_namespace(spec) {
         true => create::remap(spec)?.owners(),
         false => Owners::default(),
     };
-    // One below a mount is made there when it is mounted, where it can be.
-    let _ = owners.as_root(|| root.create_directories(&workload.directory));
+    let _ = owners.as_root(|| root.create_directories(directory));
     Ok(())
-}
-
-fn go_text(error: &io::Error) -> String {
-    rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), errno_text)
 }

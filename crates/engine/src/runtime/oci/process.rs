@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{last_steps::LastSteps, messages::fail};
 use crate::{
-    error::{Context, Error, Result, errno_text},
+    error::{Context, Error, Result, errno_of, errno_text},
     shim::protocol::{receive, send},
 };
 
@@ -64,8 +64,7 @@ impl TerminalWay {
         let master = openpt(flags)?;
         unlockpt(&master)?;
         let slave = ioctl_tiocgptpeer(&master, flags)?;
-        send(&self.theirs, &(), &[master.as_fd()])
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        send(&self.theirs, &(), &[master.as_fd()]).map_err(|error| errno_of(&error))?;
         rustix::process::ioctl_tiocsctty(&slave)?;
         rustix::stdio::dup2_stdin(&slave)?;
         rustix::stdio::dup2_stdout(&slave)?;
@@ -135,5 +134,5 @@ fn become_user(process: &Process) -> std::result::Result<(), Errno> {
 
 /// The kernel's last complaint.
 pub(super) fn last_error() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+    errno_of(&io::Error::last_os_error())
 }

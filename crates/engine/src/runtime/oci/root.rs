@@ -86,20 +86,11 @@ pub(super) fn enter(spec: &Spec, outside: &Outside) -> Result<()> {
         if mount.destination() == Path::new("/dev") && is_bind(mount) {
             own_devices = false;
         }
-        let mut options = Options::of(mount);
-        let holds_others = mount.typ().as_deref() == Some("tmpfs")
-            && points
-                .iter()
-                .any(|point| *point != mount.destination() && point.starts_with(mount.destination()));
-        let seal = holds_others && options.attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
-        if seal {
-            options.attributes -= MountAttrFlags::MOUNT_ATTR_RDONLY;
-        }
-        let mounted = mount_one(&root, path, mount, &options, bind.as_ref())?;
-        if seal {
-            // Mount points have to be made on it before.
-            sealed.extend(mounted.map(|tree| (tree, mount)));
-        }
+        let to_seal = match bind {
+            Some(bind) => mount_bind(&root, path, mount, bind).map(|()| None),
+            None => mount_fresh(&root, path, mount, &points),
+        };
+        sealed.extend(to_seal?.map(|tree| (tree, mount)));
     }
     if own_devices {
         devices::make(&root, spec, outside)?;
@@ -142,37 +133,45 @@ pub(super) fn seal(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// Mounts one; returns what is not a bind mount.
-fn mount_one(
-    root: &Root,
-    path: &Path,
-    mount: &Mount,
-    options: &Options<'_>,
-    bind: Option<&Bind>,
-) -> Result<Option<OwnedFd>> {
+fn mount_bind(root: &Root, path: &Path, mount: &Mount, bind: &Bind) -> Result<()> {
+    let destination = mount.destination();
+    let what = || error_mounting(mount);
+    let existed = root.file_type(destination).map_err(io_because(what()))?;
+    if existed.is_some_and(|kind| (kind == FileType::Directory) != bind.is_directory) {
+        return Err(because(what())(Errno::NOTDIR));
+    }
+    let target = place(root, path, "bind", destination, bind.is_directory)
+        .map_err(|reason| format!("{}: {reason}", what()))?;
+    mounts::attach(&bind.tree, &target).map_err(because(what()))
+}
+
+/// Mounts a file system of the container's own, among the mount points `points`. Returns it if it is to become
+/// read-only once the others are mounted on it.
+fn mount_fresh(root: &Root, path: &Path, mount: &Mount, points: &[&PathBuf]) -> Result<Option<OwnedFd>> {
     let destination = mount.destination();
     let kind = mount.typ().as_deref().unwrap_or_default();
     let what = || error_mounting(mount);
-    let existed = root.file_type(destination).map_err(io_because(what()))?;
-    let is_directory = bind.is_none_or(|bind| bind.is_directory);
-    let target = place(root, path, kind, destination, is_directory)
-        .map_err(|reason| format!("{}: {reason}", what()))?;
-    if let Some(bind) = bind {
-        mounts::attach(&bind.tree, &target).map_err(because(what()))?;
-        return Ok(None);
+    let mut options = Options::of(mount);
+    let holds_others =
+        kind == "tmpfs" && points.iter().any(|point| *point != destination && point.starts_with(destination));
+    let seal = holds_others && options.attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    if seal {
+        options.attributes -= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    let mut data = options.data.clone();
+    let existed = root.file_type(destination).map_err(io_because(what()))?;
+    let target =
+        place(root, path, kind, destination, true).map_err(|reason| format!("{}: {reason}", what()))?;
     let mode;
     // A tmpfs looks like what it is mounted on, unless it is told otherwise.
-    if kind == "tmpfs" && existed.is_some() && !data.iter().any(|(name, _)| *name == "mode") {
+    if kind == "tmpfs" && existed.is_some() && !options.data.iter().any(|(name, _)| *name == "mode") {
         let stat = fstat(&target).map_err(because(what()))?;
         mode = format!("{:o}", stat.st_mode & 0o7777);
-        data.push(("mode", Some(&mode)));
+        options.data.push(("mode", Some(&mode)));
     }
     let source = mount.source().clone().unwrap_or_default();
-    let tree = fresh(kind, &source, &data, options.attributes).map_err(because(what()))?;
+    let tree = fresh(kind, &source, &options.data, options.attributes).map_err(because(what()))?;
     mounts::attach(&tree, &target).map_err(because(what()))?;
-    Ok(Some(tree))
+    Ok(seal.then_some(tree))
 }
 
 /// The place to mount on, which is made if it is missing.
