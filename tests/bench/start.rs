@@ -67,7 +67,7 @@ impl Emulator {
         while let Some(word) = words.next() {
             match word {
                 // What leads to the machine process, and what only its devices need.
-                "-chardev" | "-device" | "-serial" | "-sandbox" | "-mon" => drop(words.next()),
+                "-chardev" | "-netdev" | "-device" | "-serial" | "-sandbox" | "-mon" => drop(words.next()),
                 "-kernel" => {
                     let kernel = words.next().context("no kernel")?;
                     root = Some(PathBuf::from(kernel).with_file_name("rootfs.erofs"));
