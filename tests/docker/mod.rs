@@ -16,6 +16,7 @@ mod logs;
 mod names;
 mod networks;
 mod ports;
+mod proxy;
 mod pull;
 mod restart;
 mod stats;
@@ -43,6 +44,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("names", names::cases()),
         ("networks", networks::cases()),
         ("ports", ports::cases()),
+        ("proxy", proxy::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),
         ("stats", stats::cases()),

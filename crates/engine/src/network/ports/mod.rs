@@ -1,6 +1,8 @@
 //! Published ports: which there are to be, where they are, and who listens.
 
 mod host;
+mod host_network;
+mod listening;
 mod tcp;
 mod udp;
 
@@ -20,6 +22,7 @@ use tokio::{
 use wire::docker::{container::Empty, host_config::PortBinding};
 
 pub(crate) use host::HostPorts;
+pub(crate) use host_network::follow as follow_host_network;
 
 use super::endpoint::{Endpoint, Sandbox};
 use crate::error::{Context, Error, Result, errno_text};
