@@ -48,6 +48,9 @@ pub struct Limits {
     pub connections: usize,
     /// Of these, connections whose other end has not answered yet.
     pub dialing: usize,
+    /// Bytes of memory for what waits in connections. Where it is used up, each connection still gets three
+    /// pages.
+    pub buffers: usize,
     /// UDP conversations and pings. The one unused for longest makes room for a new one.
     pub datagram_flows: usize,
     /// Questions to name servers under way. A question beyond is not answered.
@@ -56,7 +59,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 16_384, dialing: 1024, datagram_flows: 1024, questions: 256 }
+        Limits { connections: 16_384, dialing: 1024, buffers: 64 << 20, datagram_flows: 1024, questions: 256 }
     }
 }
 

@@ -125,6 +125,18 @@ impl Network {
     pub(crate) fn conversations(&self) -> (usize, usize) {
         (self.parts.tcp.len(), self.parts.datagrams.len())
     }
+
+    /// Bytes of memory for what waits in connections: those counted, and those that the kernel has really given.
+    #[cfg(test)]
+    pub(crate) fn buffered(&self) -> (usize, usize) {
+        self.parts.tcp.buffered()
+    }
+
+    /// When it works again though nothing comes.
+    #[cfg(test)]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.parts.deadline()
+    }
 }
 
 impl Parts {

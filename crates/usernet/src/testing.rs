@@ -46,6 +46,7 @@ impl Random {
 use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -76,6 +77,8 @@ pub(crate) struct Wire {
     pub(crate) room: Option<usize>,
     /// Everything that the guest was given, without headers, if it is to be kept.
     pub(crate) seen: Option<Vec<Vec<u8>>>,
+    /// TCP ports of which the guest's stack knows nothing, and frames for them.
+    pub(crate) aside: Option<(Range<u16>, Vec<Vec<u8>>)>,
 }
 
 impl Frames for Wire {
@@ -91,6 +94,12 @@ impl Frames for Wire {
             return Ok(false);
         }
         let bytes = frame[HEADER_BYTES..].to_vec();
+        if let Some((ports, frames)) = &mut self.aside
+            && tcp_port_of(&bytes).is_some_and(|port| ports.contains(&port))
+        {
+            frames.push(bytes);
+            return Ok(true);
+        }
         if let Some(seen) = &mut self.seen {
             seen.push(bytes.clone());
         }
@@ -101,6 +110,12 @@ impl Frames for Wire {
     fn offloads(&self) -> Offloads {
         self.offloads
     }
+}
+
+/// The port that a TCP segment over IPv4 is for.
+fn tcp_port_of(frame: &[u8]) -> Option<u16> {
+    let is_tcp = frame.get(12..14)? == [8, 0] && frame.get(23)? == &6;
+    is_tcp.then(|| frame.get(36..38)?.try_into().ok().map(u16::from_be_bytes))?
 }
 
 /// The link as the guest's stack has it.
@@ -204,10 +219,15 @@ impl Guest {
             }
             assert!(Instant::now() < deadline, "{what} did not come about");
             // The guest's own timers are short.
-            let short = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-            let mut waits = [PollFd::from_borrowed_fd(self.network.event_source(), PollFlags::IN)];
-            poll(&mut waits, Some(&short)).unwrap();
+            self.wait(Duration::from_millis(5));
         }
+    }
+
+    /// Waits until the network has something to do, but not for long.
+    pub(crate) fn wait(&self, most: Duration) {
+        let most = rustix::time::Timespec { tv_sec: 0, tv_nsec: most.subsec_nanos().into() };
+        let mut waits = [PollFd::from_borrowed_fd(self.network.event_source(), PollFlags::IN)];
+        poll(&mut waits, Some(&most)).unwrap();
     }
 
     /// Begins a connection.

@@ -15,6 +15,8 @@ use crate::config::{Config, Ipv6};
 use crate::outbox::write_ip_header;
 use crate::testing::{GUEST, Guest, HOST, MAC, Random};
 
+mod crowd;
+
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
 
 fn guest() -> Guest {

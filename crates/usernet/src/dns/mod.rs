@@ -26,6 +26,8 @@ pub(crate) const PORT: u16 = 53;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a question is asked before the guest is told that it failed. It asks again by itself after some five seconds.
 const ATTEMPTS: usize = 4;
+/// The longest question that is passed on. A name takes 255 bytes, and what is said beside it little.
+const QUESTION_BYTES: usize = 4096;
 /// The longest answer that UDP carries.
 const ANSWER_BYTES: usize = 65_535;
 
@@ -85,6 +87,9 @@ impl Dns {
         poller: &mut Poller,
         out: &mut Outbox<'_>,
     ) {
+        if query.len() > QUESTION_BYTES {
+            return;
+        }
         let Some(question) = Question::parse(query) else { return };
         if config.host_names.iter().any(|name| name.eq_ignore_ascii_case(&question.name)) {
             out.udp(asked, guest, &question.answer(query, config.host));
