@@ -26,6 +26,10 @@ const PIECE: usize = 256 << 10;
 /// How long a connection that moves nothing keeps memory that holds nothing.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// How long the guest's bytes wait to be acknowledged: until there are bytes for it to go with, or enough of its own have
+/// come. A guest that holds back a short segment until then (Nagle's algorithm) notices it, so it is not long.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
+
 /// What a connection wants after its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -139,7 +143,7 @@ impl Relay {
         // SAFETY: they are given out once, to a socket that is dropped before the pages are.
         let (receive, send) = unsafe { pages.bytes() }.split_at_mut(RING_BYTES);
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
-        socket.set_ack_delay(None);
+        socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_nagle_enabled(false);
         // It fails for port 0 only, of which no segment gets here.
         socket.listen(listen_at(peer)).map_err(|_| io::ErrorKind::InvalidInput)?;
