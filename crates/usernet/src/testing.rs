@@ -53,19 +53,23 @@ use rustix::event::{PollFd, PollFlags, poll};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpCidr, IpProtocol,
+};
 
 use crate::config::Config;
 use crate::frames::{Frames, HEADER_BYTES, Offloads};
 use crate::network::{Network, Progress};
+use crate::outbox::write_ip_header;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
-/// The guest's address and the host's.
+/// The guest's address, the host's, and the router's.
 pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
 
 /// A link in memory.
 #[derive(Default)]
@@ -173,11 +177,10 @@ impl Guest {
     /// A guest that has the address which it would be given.
     pub(crate) fn new(config: Config) -> Self {
         let mut guest = Guest::without_address(config);
-        let gateway = Ipv4Addr::new(192, 168, 127, 1);
         guest.stack.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(IpAddress::Ipv4(GUEST), 24)).unwrap();
         });
-        guest.stack.routes_mut().add_default_ipv4_route(gateway).unwrap();
+        guest.stack.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
         guest
     }
 
@@ -256,4 +259,44 @@ impl Guest {
         self.wire.from_guest.push_back(frame);
         self.work();
     }
+}
+
+/// An IPv4 packet in a frame from the guest's Ethernet address.
+pub(crate) fn frame(source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 14 + 20 + payload.len()];
+    let repr = EthernetRepr {
+        src_addr: EthernetAddress(MAC),
+        dst_addr: EthernetAddress(Config::default().gateway_mac),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
+    write_ip_header(&mut bytes[14..], source.into(), target.into(), protocol, 64);
+    bytes[34..].copy_from_slice(payload);
+    bytes
+}
+
+/// A UDP datagram without a checksum.
+pub(crate) fn udp_bytes(source: u16, target: u16, data: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(8 + data.len()).unwrap();
+    let mut bytes = [source.to_be_bytes(), target.to_be_bytes(), len.to_be_bytes(), [0; 2]].concat();
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+/// A request for a connection.
+pub(crate) fn syn(source: u16, target: u16) -> Vec<u8> {
+    let mut bytes = [source.to_be_bytes(), target.to_be_bytes()].concat();
+    bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x40, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+/// A question for a name's IPv4 address.
+pub(crate) fn question(name: &str) -> Vec<u8> {
+    let mut bytes = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.extend_from_slice(&[0, 0, 1, 0, 1]);
+    bytes
 }

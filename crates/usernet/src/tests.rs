@@ -7,17 +7,15 @@ use std::time::{Duration, Instant};
 
 use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4DstUnreachable, Icmpv4Message,
-    Icmpv4Packet, IpAddress, IpCidr, IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Address,
+    EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, IpAddress, IpCidr,
+    IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Address,
 };
 
 use crate::config::{Config, Ipv6};
 use crate::outbox::write_ip_header;
-use crate::testing::{GUEST, Guest, HOST, MAC, Random};
+use crate::testing::{GATEWAY, GUEST, Guest, HOST, MAC, frame, question, syn, udp_bytes};
 
 mod crowd;
-
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
 
 fn guest() -> Guest {
     Guest::new(Config::default())
@@ -32,33 +30,6 @@ fn listener() -> (TcpListener, u16) {
 /// A port on which nobody listens.
 fn closed_port() -> u16 {
     listener().1
-}
-
-/// An IPv4 packet in a frame from the guest's Ethernet address.
-fn frame(source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; 14 + 20 + payload.len()];
-    let repr = EthernetRepr {
-        src_addr: EthernetAddress(MAC),
-        dst_addr: EthernetAddress(Config::default().gateway_mac),
-        ethertype: EthernetProtocol::Ipv4,
-    };
-    repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
-    write_ip_header(&mut bytes[14..], source.into(), target.into(), protocol, 64);
-    bytes[34..].copy_from_slice(payload);
-    bytes
-}
-
-fn udp_bytes(source: u16, target: u16, data: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(8 + data.len()).unwrap();
-    let mut bytes = [source.to_be_bytes(), target.to_be_bytes(), len.to_be_bytes(), [0; 2]].concat();
-    bytes.extend_from_slice(data);
-    bytes
-}
-
-fn syn(source: u16, target: u16) -> Vec<u8> {
-    let mut bytes = [source.to_be_bytes(), target.to_be_bytes()].concat();
-    bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x40, 0, 0, 0, 0, 0]);
-    bytes
 }
 
 /// The ICMP messages among the frames that the guest was given: source, type, code.
@@ -377,16 +348,6 @@ fn with_name_server(drops: usize) -> (Guest, tempfile::TempDir, thread::JoinHand
     (Guest::new(config), folder, thread)
 }
 
-fn question(name: &str) -> Vec<u8> {
-    let mut bytes = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).unwrap());
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.extend_from_slice(&[0, 0, 1, 0, 1]);
-    bytes
-}
-
 /// The last four bytes of the answer to a question for an address.
 fn resolve(guest: &mut Guest, name: &str) -> [u8; 4] {
     let handle = udp_socket(guest);
@@ -462,54 +423,4 @@ fn ipv6_is_advertised_and_leads_to_the_host() {
     stream.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"six");
     stream.shutdown(Shutdown::Both).unwrap();
-}
-
-/// Whatever comes, nothing panics, and what is kept stays bounded.
-#[test]
-fn no_frame_makes_it_panic() {
-    let mut config = Config { ipv6: Ipv6::Always, ..Config::default() };
-    config.limits.datagram_flows = 8;
-    config.limits.connections = 8;
-    config.limits.questions = 8;
-    let folder = tempfile::tempdir().unwrap();
-    config.resolv_conf = folder.path().join("none");
-    config.name_server_port = closed_port();
-    let mut random = Random::new(0xc0de);
-
-    // Good frames of every kind: those that a guest's stack sends, and some by hand.
-    let mut samples = vec![
-        frame(GUEST, GATEWAY, IpProtocol::Udp, &udp_bytes(1, 53, &question("a.example.org"))),
-        frame(GUEST, HOST, IpProtocol::Udp, &udp_bytes(1, 9, b"data")),
-        frame(GUEST, HOST, IpProtocol::Tcp, &syn(1, 9)),
-        frame(GUEST, HOST, IpProtocol::Icmp, &[8, 0, 0, 0, 1, 2, 3, 4, 5]),
-    ];
-    let mut booting = Guest::without_address(Config::default());
-    booting.sockets.add(dhcpv4::Socket::new());
-    booting.stack.poll(smoltcp::time::Instant::ZERO, &mut booting.wire, &mut booting.sockets);
-    samples.extend(booting.wire.from_guest.drain(..));
-    let mut dialing = guest();
-    dialing.dial(HOST, 9);
-    dialing.stack.poll(smoltcp::time::Instant::ZERO, &mut dialing.wire, &mut dialing.sockets);
-    samples.extend(dialing.wire.from_guest.drain(..));
-    for kind in [128, 133, 135, 136, 143] {
-        let mut message = vec![0; 14 + 40 + 32];
-        message[6..12].copy_from_slice(&MAC);
-        message[12..14].copy_from_slice(&[0x86, 0xdd]);
-        let (from, to): (Ipv6Address, Ipv6Address) =
-            ("fe80::77".parse().unwrap(), "fe80::1".parse().unwrap());
-        write_ip_header(&mut message[14..], from.into(), to.into(), IpProtocol::Icmpv6, 255);
-        message[54] = kind;
-        samples.push(message);
-    }
-
-    let mut guest = Guest::new(config);
-    for _ in 0..60_000 {
-        let sample = &samples[random.below(samples.len())];
-        let damaged = random.damaged(sample);
-        guest.wire.from_guest.push_back(damaged);
-        guest.network.exchange(&mut guest.wire).unwrap();
-        guest.wire.to_guest.clear();
-    }
-    let (connections, datagrams) = guest.network.conversations();
-    assert!(connections <= 8 && datagrams <= 8, "{connections} connections, {datagrams} of datagrams");
 }

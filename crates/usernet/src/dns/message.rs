@@ -106,10 +106,22 @@ pub(super) fn answers(query: &[u8], message: &[u8]) -> bool {
     repeats_none || theirs.zip(ours).is_some_and(|(theirs, ours)| theirs.eq_ignore_ascii_case(ours))
 }
 
+/// For fuzzing: whatever the bytes are, nothing panics, and what is answered is an answer.
+#[cfg(test)]
+pub(super) fn take_anything(bytes: &[u8], address: Ipv4Addr) {
+    if let Some(question) = Question::parse(bytes) {
+        assert!(question.name.len() <= NAME_BYTES * 4);
+        for reply in [question.answer(bytes, address), question.failure(bytes)] {
+            assert!(answers(bytes, &reply));
+        }
+    }
+    let (query, answer) = bytes.split_at(bytes.len() / 2);
+    answers(query, answer);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
 
     pub(super) fn query(name: &str, kind: u16) -> Vec<u8> {
         let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -154,22 +166,6 @@ mod tests {
         assert!(answers(&query, &good) && answers(&query, &with(13, b'E')));
         for bad in [with(0, 0), with(2, 1), with(13, b'f'), Vec::new(), good[..20].to_vec()] {
             assert!(!answers(&query, &bad), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn no_bytes_make_it_panic() {
-        let mut random = Random::new(53);
-        let good = query("some.name.example.org", TYPE_A);
-        for _ in 0..200_000 {
-            let bytes = random.damaged(&good);
-            if let Some(question) = Question::parse(&bytes) {
-                assert!(question.name.len() <= NAME_BYTES * 4);
-                let answer = question.answer(&bytes, Ipv4Addr::LOCALHOST);
-                assert!(answers(&bytes, &answer));
-                question.failure(&bytes);
-            }
-            answers(&good, &bytes);
         }
     }
 }

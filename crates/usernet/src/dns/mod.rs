@@ -238,3 +238,11 @@ fn send(pending: &Pending) {
         tracing::debug!(%error, "a question was not sent");
     }
 }
+
+/// For fuzzing.
+#[cfg(test)]
+pub(crate) fn take_anything(bytes: &[u8], address: std::net::Ipv4Addr) {
+    message::take_anything(bytes, address);
+    let list = resolvers::parse(&String::from_utf8_lossy(bytes), PORT);
+    assert!(!list.servers.is_empty());
+}

@@ -11,10 +11,10 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smoltcp::wire::{EthernetFrame, IpProtocol, Ipv4Packet, TcpPacket};
 
-use super::{frame, listener};
+use super::listener;
 use crate::config::Config;
 use crate::sys::page_size;
-use crate::testing::{GUEST, Guest, HOST};
+use crate::testing::{GUEST, Guest, HOST, frame};
 
 const FIRST_PORT: u16 = 10_000;
 /// The number of the guest's requests: those of its bytes soon begin anew at zero.
