@@ -227,12 +227,12 @@ impl Parts {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             self.tcp.expire(now);
             self.datagrams.expire(now);
-            self.dns.expire(&mut self.poller, out, now);
+            self.dns.expire(&self.config, &mut self.poller, out, now);
             self.router.expire(&self.config, out, now);
         }
         let mut busy = self.tcp.serve(&self.config, &mut self.poller, out, now);
         busy |= self.datagrams.serve(&self.config, out);
-        busy |= self.dns.serve(&mut self.poller, out);
+        busy |= self.dns.serve(&self.config, &mut self.poller, out, now);
         busy
     }
 

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::config::Config;
+
 const HEADER_BYTES: usize = 12;
 /// Section 2.3.4: what a name takes in a message.
 const NAME_BYTES: usize = 255;
@@ -51,6 +53,12 @@ impl Question {
             answer.extend_from_slice(&address.octets());
         }
         answer
+    }
+
+    /// The answer, if the name is one of the host's.
+    pub(super) fn answer_here(&self, query: &[u8], config: &Config) -> Option<Vec<u8>> {
+        let here = config.host_names.iter().any(|name| name.eq_ignore_ascii_case(&self.name));
+        here.then(|| self.answer(query, config.host))
     }
 
     /// An answer that says that nobody could be asked.

@@ -58,7 +58,8 @@ fn check(bytes: &[u8]) {
         return;
     }
     let packet = Packet::parse(payload).expect("a whole packet");
-    assert!(!packet.source.is_unspecified() && !packet.source.is_loopback(), "{packet:?}");
+    let source = packet.source;
+    assert!(!source.is_unspecified() && !source.is_loopback() && !source.is_multicast(), "{packet:?}");
     assert_eq!(packet.bytes.len(), payload.len());
     let (source, target) = (packet.source.into(), packet.target.into());
     if frame.ethertype() == EthernetProtocol::Ipv4 {

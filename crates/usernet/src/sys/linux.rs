@@ -35,6 +35,11 @@ pub(crate) fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
+/// Two ends of a stream within this process.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, CLOSED_AND_NON_BLOCKING, None)?)
+}
+
 /// What became of a connection that was begun.
 pub(crate) fn outcome(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::socket_error(socket)??)

@@ -108,7 +108,8 @@ pub(crate) struct Tcp {
 impl Tcp {
     pub(crate) fn new(config: &Config) -> Self {
         let limits = config.limits;
-        let others = limits.datagram_flows + limits.questions + DESCRIPTORS_LEFT;
+        // A question over TCP has both ends of a connection within this process, and one to the name server.
+        let others = limits.datagram_flows + 3 * limits.questions + DESCRIPTORS_LEFT;
         let open_files = sys::open_files();
         let room = open_files.saturating_sub(others).max(1);
         if room < limits.connections {
@@ -166,8 +167,9 @@ impl Tcp {
                 }
             }
             None if segment.opens => self.request(key, packet, context),
-            None if !segment.resets => self.refuse(packet.bytes, context.out, context.now),
-            None => {}
+            // An address that no machine has answers nothing.
+            None if segment.resets || context.config.destination(packet.target) == Destination::None => {}
+            None => self.refuse(packet.bytes, context.out, context.now),
         }
     }
 
@@ -185,16 +187,14 @@ impl Tcp {
         let now = *now;
         let (_, peer) = key;
         let (target, next) = match config.destination(peer.ip()) {
-            Destination::Outside => (peer, None),
+            Destination::Outside => (Some(peer), None),
             Destination::Host => {
                 let [first, second] =
                     sys::loopback(peer.ip()).map(|address| SocketAddr::new(address, peer.port()));
-                (first, Some(second))
+                (Some(first), Some(second))
             }
-            Destination::Gateway if peer.port() == dns::PORT => match servers.first_server() {
-                Some(server) => (server, None),
-                None => return self.refuse(packet.bytes, out, now),
-            },
+            // The name server is here.
+            Destination::Gateway if peer.port() == dns::PORT => (None, None),
             Destination::Gateway => return self.refuse(packet.bytes, out, now),
             Destination::Nobody => {
                 return icmp::unreachable(config, packet.bytes, Unreachable::Host, out);
@@ -212,7 +212,11 @@ impl Tcp {
             // It will ask again.
             return;
         }
-        let dialed = sys::dial(target).and_then(|socket| {
+        let socket = match target {
+            Some(target) => sys::dial(target),
+            None => servers.connect(poller),
+        };
+        let dialed = socket.and_then(|socket| {
             let id = poller.add(&socket, Owner::Tcp)?;
             Ok((id, socket))
         });
