@@ -22,6 +22,8 @@ pub struct Config {
     pub ipv6: Ipv6,
     /// The router's Ethernet address: unicast, locally administered.
     pub gateway_mac: Mac,
+    /// The guest's Ethernet address, if it is known: frames from others are dropped.
+    pub guest_mac: Option<Mac>,
     /// The largest IP packet that is not marked for segmentation, told to the guest by DHCP and router advertisements.
     pub mtu: u16,
     /// Names that resolve to [`host`](Self::host).
@@ -73,6 +75,7 @@ impl Default for Config {
             prefix_v6: Ipv6Addr::new(0xfd63, 0x6f72, 0x6163, 0x6c65, 0, 0, 0, 0),
             ipv6: Ipv6::AsTheHost,
             gateway_mac: [0x02, 0x63, 0x6f, 0x72, 0x61, 0x01],
+            guest_mac: None,
             mtu: 65_500,
             host_names: ["host.docker.internal", "gateway.docker.internal", "host.coracle.internal"]
                 .map(str::to_owned)
@@ -131,6 +134,12 @@ impl Config {
             IpAddr::V4(address) => address == self.host,
             IpAddr::V6(address) => address == self.host_v6(),
         }
+    }
+
+    /// Whether the guest may send from this Ethernet address: the router never does.
+    pub(crate) fn may_be_the_guests_card(&self, address: Mac) -> bool {
+        let is_unicast = address[0] & 1 == 0 && address != [0; 6];
+        is_unicast && address != self.gateway_mac && self.guest_mac.is_none_or(|guest| guest == address)
     }
 
     /// Whether the guest may send from this address. Everything else is forged.

@@ -45,7 +45,7 @@ impl Random {
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ use smoltcp::wire::{
 use crate::config::Config;
 use crate::frames::{Frames, HEADER_BYTES, Offloads};
 use crate::network::{Network, Progress};
-use crate::outbox::write_ip_header;
+use crate::outbox::{IPV4_BYTES, IPV6_BYTES, write_ip_header};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -261,17 +261,27 @@ impl Guest {
     }
 }
 
-/// An IPv4 packet in a frame from the guest's Ethernet address.
-pub(crate) fn frame(source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; 14 + 20 + payload.len()];
+/// An IP packet in a frame from the guest's Ethernet address.
+pub(crate) fn frame(
+    source: impl Into<IpAddr>,
+    target: impl Into<IpAddr>,
+    protocol: IpProtocol,
+    payload: &[u8],
+) -> Vec<u8> {
+    let (source, target) = (source.into(), target.into());
+    let (ethertype, packet_at) = match source {
+        IpAddr::V4(_) => (EthernetProtocol::Ipv4, 14 + IPV4_BYTES),
+        IpAddr::V6(_) => (EthernetProtocol::Ipv6, 14 + IPV6_BYTES),
+    };
+    let mut bytes = vec![0; packet_at + payload.len()];
     let repr = EthernetRepr {
         src_addr: EthernetAddress(MAC),
         dst_addr: EthernetAddress(Config::default().gateway_mac),
-        ethertype: EthernetProtocol::Ipv4,
+        ethertype,
     };
     repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
-    write_ip_header(&mut bytes[14..], source.into(), target.into(), protocol, 64);
-    bytes[34..].copy_from_slice(payload);
+    write_ip_header(&mut bytes[14..], source, target, protocol, 64);
+    bytes[packet_at..].copy_from_slice(payload);
     bytes
 }
 

@@ -8,7 +8,7 @@ use super::frames::{small, work};
 use super::fuzz;
 use crate::network::Network;
 use crate::packet::Packet;
-use crate::testing::{GUEST, HOST, Wire, frame};
+use crate::testing::{GATEWAY, GUEST, HOST, Wire, frame, question};
 
 const PORTS: u8 = 4;
 const SYN: u8 = 2;
@@ -63,8 +63,15 @@ impl Players<'_> {
         let port = self.listener.local_addr().ok()?.port();
         let end = &mut self.ends[usize::from(index)];
         let off = |number: u32, by: u8| number.wrapping_add_signed(i32::from(by.cast_signed()).pow(3));
-        let data = vec![len; usize::from(len) * usize::from(len)];
-        let mut bytes = [u16::from(index + 1).to_be_bytes(), port.to_be_bytes()].concat();
+        // The last one is with the name server, and what it says is what the orders are.
+        let (server, data) = if index + 1 == PORTS {
+            let (data, rest) = self.orders.split_at(self.orders.len().min(len.into()));
+            self.orders = rest;
+            ((GATEWAY, 53), data.to_vec())
+        } else {
+            ((HOST, port), vec![len; usize::from(len) * usize::from(len)])
+        };
+        let mut bytes = [u16::from(index + 1).to_be_bytes(), server.1.to_be_bytes()].concat();
         bytes.extend_from_slice(&off(end.sequence, sequence_off).to_be_bytes());
         bytes.extend_from_slice(&off(end.expected, ack_off).to_be_bytes());
         let syn = flags & SYN != 0;
@@ -77,7 +84,7 @@ impl Players<'_> {
             let counted = u32::try_from(data.len()).unwrap() + u32::from(flags & 3 != 0);
             end.sequence = end.sequence.wrapping_add(counted);
         }
-        self.wire.from_guest.push_back(frame(GUEST, HOST, IpProtocol::Tcp, &bytes));
+        self.wire.from_guest.push_back(frame(GUEST, server.0, IpProtocol::Tcp, &bytes));
         Some(())
     }
 
@@ -137,7 +144,15 @@ fn connections() {
     const FIN: [u8; 7] = [0, 0, 17, 0, 0, 0, 0xff];
     const RESET: [u8; 7] = [0, 0, 20, 0, 0, 0, 0];
     let one = |orders: &[&[u8]]| [&OPEN[..], &[7], &ACK, &orders.concat()].concat();
+    let mut asks = vec![0, 3, SYN, 0, 0, 0, 0xff, 7, 0, 3, 16, 0, 0, 0, 0xff];
+    for name in ["host.docker.internal", "example.org"] {
+        let query = question(name);
+        let len = u8::try_from(query.len()).unwrap();
+        asks.extend_from_slice(&[0, 3, 24, len + 2, 0, 0, 0xff, 0, len]);
+        asks.extend_from_slice(&query);
+    }
     let samples = vec![
+        asks,
         one(&[&DATA, &[4, 0, 1], &[4, 0, 0], &ACK, &FIN, &[4, 0, 2], &ACK]),
         one(&[&[4, 0, 240], &[4, 0, 2], &[7], &ACK, &DATA, &FIN]),
         one(&[&DATA, &DATA, &DATA, &RESET]),
