@@ -168,7 +168,7 @@ fn connections() {
             ends: [End::default(); PORTS as usize],
             listener: &listeners[turn % listeners.len()],
             streams: Vec::new(),
-            orders: &orders[..orders.len().min(600)],
+            orders: &orders[..orders.len().min(300)],
         };
         players.play();
         players.network.reset();

@@ -53,6 +53,8 @@ pub(super) struct Relay {
     window: Window,
     /// When bytes were last moved.
     moved: Instant,
+    /// smoltcp has the guest's request.
+    requested: bool,
     /// The host's socket had something to read, or room, when it was last asked.
     readable: bool,
     writable: bool,
@@ -160,6 +162,7 @@ impl Relay {
             from_host: FromHost { held: Held::of_fresh_start(), end: 0 },
             window: Window::new(first),
             moved: now,
+            requested: false,
             readable: true,
             writable: true,
             host_ended: false,
@@ -190,8 +193,12 @@ impl Relay {
         budget: &mut Budget,
         now: Time,
     ) {
+        // It was reset before it was open: smoltcp would take another request now.
+        if std::mem::replace(&mut self.requested, true) && self.socket().state() == State::Listen {
+            return;
+        }
         let queued = self.socket().recv_queue();
-        // Where the guest's first byte is to come, its request is repeated.
+        // A request that is repeated brings nothing.
         let keep = if segment.opens { 0 } else { self.from_guest.admit(segment, queued, budget) };
         let cut = if keep < segment.len { packet.cut(keep) } else { None };
         let bytes = cut.as_deref().unwrap_or(packet.bytes);
@@ -354,7 +361,7 @@ impl Relay {
     /// Whether the guest's end needs nothing more. What remains of it in TIME-WAIT is left to the guest: no late segment
     /// comes by a link that keeps the order.
     fn is_over(&self) -> bool {
-        matches!(self.socket().state(), State::Closed | State::TimeWait)
+        matches!(self.socket().state(), State::Closed | State::TimeWait | State::Listen)
     }
 
     /// Closes the host's end: in order if both sides have ended in order.

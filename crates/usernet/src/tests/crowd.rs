@@ -20,6 +20,7 @@ const FIRST_PORT: u16 = 10_000;
 /// The number of the guest's requests: those of its bytes soon begin anew at zero.
 const ISN: u32 = 0xffff_f000;
 const SYN: u8 = 2;
+const RST: u8 = 4;
 const PUSH: u8 = 8;
 const ACK: u8 = 16;
 /// By how much the windows of these ends are shifted.
@@ -354,4 +355,41 @@ fn a_server_that_never_reads_costs_a_share_and_is_heard_again_when_it_does() {
         let may = |end: &End| end.edge.wrapping_sub(end.sequence).cast_signed() > 8000;
         received == sent && crowd.ends.iter().all(may)
     });
+}
+
+#[test]
+fn a_guest_that_takes_its_request_back_leaves_nothing() {
+    let (listener, port) = listener();
+    let mut crowd = Crowd::new(Config::default(), port);
+    crowd.ends.push(End { sequence: ISN, ..End::default() });
+    crowd.send(0, SYN, &[]);
+    let answered =
+        |guest: &mut Guest| guest.wire.aside.as_ref().is_some_and(|(_, frames)| !frames.is_empty());
+    crowd.guest.until("an answer", answered);
+    // A reset, and at once another request.
+    crowd.send(0, RST | ACK, &[]);
+    crowd.send(0, SYN, &[]);
+    crowd.guest.work();
+    assert_eq!(crowd.guest.network.conversations().0, 0);
+    let (mut stream, _) = listener.accept().unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn more_than_was_ever_offered_is_not_taken() {
+    const PIECE: usize = 60_000;
+    let (listener, port) = listener();
+    let mut crowd = Crowd::new(Config::default(), port);
+    crowd.open(1);
+    let (mut stream, _) = listener.accept().unwrap();
+    // All in one go, before anything can be acknowledged.
+    for _ in 0..60 {
+        crowd.send(0, ACK | PUSH, &[5; PIECE]);
+    }
+    crowd.work();
+    let arrived = usize::try_from(crowd.ends[0].acknowledged.wrapping_sub(ISN + 1)).unwrap();
+    assert!(arrived >= PIECE && arrived < 60 * PIECE, "{arrived} bytes");
+    let mut received = vec![0; arrived];
+    stream.read_exact(&mut received).unwrap();
+    assert!(received.iter().all(|byte| *byte == 5));
 }
