@@ -139,11 +139,14 @@ fn tell(line: &str) {
 }
 
 /// Ends the process when an input takes too long.
-struct Watchdog(Arc<Mutex<Option<(Instant, Vec<u8>)>>>);
+struct Watchdog(Arc<Current>);
+
+/// The input that is tried, and since when.
+type Current = Mutex<Option<(Instant, Vec<u8>)>>;
 
 impl Watchdog {
     fn new(name: &'static str) -> Self {
-        let current = Arc::new(Mutex::new(None::<(Instant, Vec<u8>)>));
+        let current = Arc::new(Current::new(None));
         let watched = Arc::downgrade(&current);
         thread::spawn(move || {
             while let Some(current) = watched.upgrade() {

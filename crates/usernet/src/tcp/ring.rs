@@ -4,7 +4,7 @@
 //! rings together, until it is given back to the kernel. A ring may hold a quarter of what the budget has left (dynamic
 //! thresholds: Choudhury and Hahne, 1998): as long as others hold little that is all of it, and many that fill up keep each
 //! other small, yet never take everything from one that comes later. None has to give up bytes that it holds. A ring that
-//! is full beyond its share takes no more; one that is empty may always take [`FLOOR`] pages, so that every connection goes
+//! is full beyond its share takes no more; one that is empty may always take a page or two, so that every connection goes
 //! on whatever the others do.
 
 use std::io;

@@ -388,7 +388,7 @@ fn more_than_was_ever_offered_is_not_taken() {
     }
     crowd.work();
     let arrived = usize::try_from(crowd.ends[0].acknowledged.wrapping_sub(ISN + 1)).unwrap();
-    assert!(arrived >= PIECE && arrived < 60 * PIECE, "{arrived} bytes");
+    assert!((PIECE..60 * PIECE).contains(&arrived), "{arrived} bytes");
     let mut received = vec![0; arrived];
     stream.read_exact(&mut received).unwrap();
     assert!(received.iter().all(|byte| *byte == 5));
