@@ -276,6 +276,7 @@ impl Relay {
                 && let Err(error) = held.release(live, (&self.pages, start), budget)
             {
                 tracing::warn!(%error, "memory of a connection cannot be given back");
+                self.moved = now;
             }
         }
     }
