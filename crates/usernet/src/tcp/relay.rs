@@ -200,8 +200,14 @@ impl Relay {
         let queued = self.socket().recv_queue();
         // A request that is repeated brings nothing.
         let keep = if segment.opens { 0 } else { self.from_guest.admit(segment, queued, budget) };
-        let cut = if keep < segment.len { packet.cut(keep) } else { None };
-        let bytes = cut.as_deref().unwrap_or(packet.bytes);
+        let cut;
+        let bytes = if keep < segment.len {
+            let Some(rest) = packet.cut(keep) else { return };
+            cut = rest;
+            &cut
+        } else {
+            packet.bytes
+        };
         self.set_window(budget);
         let mut link = Link::new(Some(bytes), out, Some(&mut self.window));
         interface.poll_ingress_single(now, &mut link, &mut self.sockets);
