@@ -13,6 +13,7 @@ mod images;
 mod lifecycle;
 mod load;
 mod logs;
+mod macvlan;
 mod names;
 mod networks;
 mod ports;
@@ -40,6 +41,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("lifecycle", lifecycle::cases()),
         ("load", load::cases()),
         ("logs", logs::cases()),
+        ("macvlan", macvlan::cases()),
         ("names", names::cases()),
         ("networks", networks::cases()),
         ("ports", ports::cases()),

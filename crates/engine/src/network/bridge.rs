@@ -5,7 +5,7 @@ use std::fs;
 use super::{
     Network, State,
     address::{Mac, Prefix},
-    endpoint::Sandbox,
+    endpoint::{Endpoint, Sandbox},
     netlink::{Links, Socket},
     nft::{BridgeRules, PublishedRule, Ruleset},
     options::BridgeOptions,
@@ -17,7 +17,7 @@ const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 impl Network {
     /// Sees to it that the network's bridge is there, up, and has its addresses. Returns its index.
-    pub(super) fn bring_up(&self, options: &BridgeOptions, links: &mut Links) -> Result<u32> {
+    pub(super) fn bring_up_bridge(&self, options: &BridgeOptions, links: &mut Links) -> Result<u32> {
         let name = &options.interface;
         let what = || format!("make the bridge {name} of network {}", self.api.name);
         let found = match links.find(name).context(what)? {
@@ -47,7 +47,7 @@ impl Network {
     /// Takes the addresses of the network's bridge, so that its subnets are free, and lets the kernel remove it
     /// while nobody waits. One that somebody else made stays.
     pub(super) fn take_down_later(&self) -> Result<()> {
-        let Some(options) = self.bridge.as_ref().filter(|_| !self.is_foreign) else { return Ok(()) };
+        let Some(options) = self.bridge().filter(|_| !self.is_foreign) else { return Ok(()) };
         let what = || format!("remove the bridge {}", options.interface);
         let mut links = Links::open().context(what)?;
         let Some(found) = links.find(&options.interface).context(what)? else { return Ok(()) };
@@ -70,7 +70,7 @@ impl Network {
 
     /// Removes the network's bridge, unless somebody else made it.
     pub(super) fn take_down(&self, links: &mut Links) -> Result<()> {
-        match &self.bridge {
+        match self.bridge() {
             Some(options) if !self.is_foreign => {
                 let name = &options.interface;
                 links.remove(name).context(|| format!("remove the bridge {name}"))
@@ -80,10 +80,12 @@ impl Network {
     }
 
     fn rules<'a>(&self, sandboxes: impl Iterator<Item = &'a Sandbox>) -> Option<BridgeRules> {
-        let options = self.bridge.as_ref()?;
-        let leads_here =
-            |sandbox: &&Sandbox| sandbox.gateway().is_some_and(|endpoint| endpoint.network == self.api.id);
-        let published = sandboxes.filter(leads_here).flat_map(|sandbox| &sandbox.published);
+        let options = self.bridge()?;
+        let published = sandboxes.flat_map(|sandbox| {
+            let here = sandbox.endpoint(&self.api.id).into_iter().flat_map(Endpoint::addresses);
+            let here: Vec<_> = here.collect();
+            sandbox.published.iter().filter(move |mapping| here.contains(&mapping.container))
+        });
         Some(BridgeRules {
             interface: options.interface.clone(),
             subnets: self.pools.iter().map(|pool| (pool.subnet, pool.gateway)).collect(),

@@ -3,7 +3,7 @@
 use wire::docker::network::{self as api, CreateRequest, CreateResponse, Ipam, IpamConfig};
 
 use super::{
-    BRIDGE, Network, Networks, State,
+    BRIDGE, Driver, Network, Networks, State,
     ipam::{self, Pool},
     netlink::Links,
     options::{self, BridgeOptions},
@@ -37,9 +37,16 @@ impl Networks {
         if let Some(from) = request.config_from.as_ref().filter(|from| !from.network.is_empty()) {
             take_configuration(&mut network, from, &request, &state)?;
         }
-        if let Some(options) = network.bridge.clone() {
-            self.choose_subnets(&mut network, &state)?;
-            self.check_bridge(&mut network, &options, &mut state)?;
+        match network.driver.clone() {
+            Driver::None => {}
+            Driver::Bridge(options) => {
+                self.choose_subnets(&mut network, &state)?;
+                self.check_bridge(&mut network, &options, &mut state)?;
+            }
+            Driver::Parent(options) => {
+                self.choose_subnets(&mut network, &state)?;
+                state.check_parent(&mut network, &options)?;
+            }
         }
         let id = network.api.id.clone();
         let api = network.api.clone();
@@ -59,9 +66,13 @@ impl Networks {
     }
 
     fn undo(&self, network: &Network, state: &State) {
-        let taken_down = Links::open()
-            .context(|| "open a netlink socket".to_owned())
-            .and_then(|mut links| network.take_down(&mut links));
+        let taken_down = match &network.driver {
+            Driver::None => Ok(()),
+            Driver::Bridge(_) => Links::open()
+                .context(|| "open a netlink socket".to_owned())
+                .and_then(|mut links| network.take_down(&mut links)),
+            Driver::Parent(options) => state.remove_parent(network, options),
+        };
         for error in [taken_down, state.apply_rules(), self.forget(&network.api.id)]
             .into_iter()
             .filter_map(Result::err)
@@ -88,17 +99,22 @@ impl Networks {
             }
             let subnet =
                 if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&self.0.seed, &taken)? };
-            network.pools.push(Pool { subnet, range: None, gateway: None, reserved: Vec::new() });
-            set_gateway(network.pools.last_mut())?;
-            let pool = network.pools.last();
+            let mut pool = Pool { subnet, range: None, gateway: None, reserved: Vec::new() };
+            if network.wants_gateway() {
+                set_gateway(&mut pool)?;
+            }
             network.api.ipam.config.get_or_insert_default().push(IpamConfig {
                 subnet: subnet.to_string(),
-                gateway: pool.and_then(|pool| pool.gateway).map(|ip| ip.to_string()).unwrap_or_default(),
+                gateway: pool.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
                 ..IpamConfig::default()
             });
+            network.pools.push(pool);
         }
+        let wants_gateway = network.wants_gateway();
         for pool in &mut network.pools {
-            set_gateway(Some(pool))?;
+            if wants_gateway {
+                set_gateway(pool)?;
+            }
             if let Some(gateway) = pool.gateway.filter(|gateway| pool.reserved.contains(gateway)) {
                 let names = network.api.ipam.config.iter().flatten().flat_map(|c| &c.auxiliary_addresses);
                 let text = gateway.to_string();
@@ -113,10 +129,9 @@ impl Networks {
 
     /// Refuses a bridge that another network has, and notes whether there is one already.
     fn check_bridge(&self, network: &mut Network, own: &BridgeOptions, state: &mut State) -> Result<()> {
-        let interface = |other: &Network| other.bridge.as_ref().map(|bridge| bridge.interface.clone());
-        if let Some(other) =
-            state.networks.values().find(|other| interface(other).as_ref() == Some(&own.interface))
-        {
+        let has_it =
+            |other: &&Network| other.bridge().is_some_and(|bridge| bridge.interface == own.interface);
+        if let Some(other) = state.networks.values().find(has_it) {
             let name = &own.interface;
             return Err(Error::new(
                 Kind::Forbidden,
@@ -158,11 +173,11 @@ impl Networks {
                 pools: Vec::new(),
                 has_own_subnets: false,
                 is_foreign: false,
-                bridge: None,
+                driver: Driver::None,
             };
             if driver == "bridge" {
                 network.api.options = options::of_default_bridge();
-                network.bridge = Some(BridgeOptions::parse(&network.api.id, &network.api.options)?);
+                network.driver = Driver::of(&network.api)?;
                 self.choose_subnets(&mut network, state)?;
             }
             self.keep(&network)?;
@@ -182,13 +197,18 @@ impl Networks {
 impl State {
     /// Brings a network into the kernel, if it has anything there.
     pub(super) fn bring_up(&mut self, id: &str) -> Result<()> {
-        let Some(network) = self.networks.get(id) else { return Ok(()) };
-        let Some(options) = network.bridge.clone() else { return Ok(()) };
+        let Some(network) = self.networks.get_mut(id) else { return Ok(()) };
         let mut links = Links::open().context(|| "open a netlink socket".to_owned())?;
-        network.bring_up(&options, &mut links)?;
-        let ipv6 = network.api.enable_ipv6;
-        self.enable_forwarding(ipv6)?;
-        self.apply_rules()
+        match network.driver.clone() {
+            Driver::None => Ok(()),
+            Driver::Bridge(options) => {
+                network.bring_up_bridge(&options, &mut links)?;
+                let ipv6 = network.api.enable_ipv6;
+                self.enable_forwarding(ipv6)?;
+                self.apply_rules()
+            }
+            Driver::Parent(options) => network.bring_up_parent(&options, &mut links),
+        }
     }
 }
 
@@ -204,12 +224,7 @@ fn describe(request: &CreateRequest) -> Result<Network> {
         }
     } else {
         match driver {
-            "bridge" => {}
-            "macvlan" | "ipvlan" => {
-                return Err(Error::not_implemented(format!(
-                    "the network driver {driver} is not implemented yet"
-                )));
-            }
+            "bridge" | "macvlan" | "ipvlan" => {}
             "overlay" => return Err(Error::new(Kind::Forbidden, NO_SWARM)),
             single if SINGLE.contains(&single) => {
                 let message = format!("only one instance of \"{single}\" network is allowed");
@@ -237,7 +252,8 @@ fn describe(request: &CreateRequest) -> Result<Network> {
     let configs = ipam.config.clone().unwrap_or_default();
     let pools = validate::pools(&configs)?;
     for ipv4 in [true, false] {
-        if pools.iter().filter(|pool| pool.subnet.is_ipv4() == ipv4).count() > 1 {
+        let several = pools.iter().filter(|pool| pool.subnet.is_ipv4() == ipv4).count() > 1;
+        if several && driver == "bridge" {
             return Err(Error::new(Kind::Forbidden, "bridge driver doesn't support multiple subnets"));
         }
     }
@@ -246,31 +262,28 @@ fn describe(request: &CreateRequest) -> Result<Network> {
     }
     let id = random_id();
     let driver = if request.config_only { "null" } else { driver };
-    let bridge = match driver {
-        "bridge" => Some(BridgeOptions::parse(&id, &request.options)?),
-        _ => None,
+    let api = api::Network {
+        name: request.name.clone(),
+        id,
+        created: now_rfc3339(),
+        scope: if request.scope.is_empty() { "local".to_owned() } else { request.scope.clone() },
+        driver: driver.to_owned(),
+        enable_ipv4,
+        enable_ipv6,
+        ipam,
+        internal: request.internal,
+        attachable: request.attachable,
+        config_only: request.config_only,
+        options: request.options.clone(),
+        labels: request.labels.clone(),
+        ..api::Network::default()
     };
     Ok(Network {
+        driver: Driver::of(&api)?,
+        api,
         has_own_subnets: !pools.is_empty(),
-        api: api::Network {
-            name: request.name.clone(),
-            id,
-            created: now_rfc3339(),
-            scope: if request.scope.is_empty() { "local".to_owned() } else { request.scope.clone() },
-            driver: driver.to_owned(),
-            enable_ipv4,
-            enable_ipv6,
-            ipam,
-            internal: request.internal,
-            attachable: request.attachable,
-            config_only: request.config_only,
-            options: request.options.clone(),
-            labels: request.labels.clone(),
-            ..api::Network::default()
-        },
         pools,
         is_foreign: false,
-        bridge,
     })
 }
 
@@ -308,14 +321,26 @@ fn take_configuration(
     network.api.internal = source.api.internal;
     network.api.attachable = source.api.attachable;
     network.api.config_from = from.clone();
-    network.bridge = Some(BridgeOptions::parse(&network.api.id, &network.api.options)?);
+    network.driver = Driver::of(&network.api)?;
     Ok(())
 }
 
-/// Gives the bridge the lowest free address of a pool, unless the user chose one.
-fn set_gateway(pool: Option<&mut Pool>) -> Result<()> {
-    if let Some(pool) = pool.filter(|pool| pool.gateway.is_none()) {
-        pool.gateway = Some(pool.free(&Default::default())?);
+impl Network {
+    /// Whether an address is kept for who leads out of it, even if the user names none.
+    fn wants_gateway(&self) -> bool {
+        match &self.driver {
+            Driver::Parent(options) => !self.is_closed() && !options.is_open(),
+            Driver::Bridge(_) | Driver::None => true,
+        }
+    }
+}
+
+/// Gives the gateway the lowest free address of a pool, unless the user chose one.
+fn set_gateway(pool: &mut Pool) -> Result<()> {
+    if pool.gateway.is_none() {
+        let free = pool.free(&Default::default());
+        let free = free.ok_or_else(|| Error::system("failed to allocate gateway (): no available IPs"))?;
+        pool.gateway = Some(free);
     }
     Ok(())
 }

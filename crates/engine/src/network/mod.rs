@@ -13,11 +13,13 @@ mod connect;
 mod create;
 mod endpoint;
 mod ipam;
+mod join;
 mod mode;
 mod names;
 mod netlink;
 mod nft;
 mod options;
+mod parent;
 mod ports;
 mod remove;
 mod resolver;
@@ -54,6 +56,7 @@ use endpoint::Sandbox;
 use ipam::Pool;
 use names::Names;
 use options::BridgeOptions;
+use parent::ParentOptions;
 use ports::Published;
 use resolver::Resolver;
 
@@ -129,10 +132,19 @@ struct Network {
     pools: Vec<Pool>,
     /// The user chose its subnets.
     has_own_subnets: bool,
-    /// Somebody else made its bridge, and keeps it.
+    /// Somebody else made its bridge or parent, and keeps it.
     is_foreign: bool,
-    /// Of the driver `bridge`.
-    bridge: Option<BridgeOptions>,
+    driver: Driver,
+}
+
+/// What a network is in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Driver {
+    /// Nothing: `host`, `none`, and configurations of others.
+    None,
+    Bridge(BridgeOptions),
+    /// `macvlan` and `ipvlan`.
+    Parent(ParentOptions),
 }
 
 /// What is kept of a network on disk.
@@ -187,17 +199,49 @@ impl Network {
         self.api.name == BRIDGE
     }
 
+    fn bridge(&self) -> Option<&BridgeOptions> {
+        match &self.driver {
+            Driver::Bridge(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    fn parent(&self) -> Option<&ParentOptions> {
+        match &self.driver {
+            Driver::Parent(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// Nothing leads from it to the world.
+    fn is_closed(&self) -> bool {
+        self.api.internal || self.parent().is_some_and(|options| options.is_dummy)
+    }
+
     fn from_record(record: Record) -> Result<Self> {
         let Record { network: api, pools, has_own_subnets, is_foreign } = record;
-        let bridge = match api.driver.as_str() {
-            "bridge" if !api.config_only => Some(BridgeOptions::parse(&api.id, &api.options)?),
-            _ => None,
-        };
-        Ok(Self { api, pools, has_own_subnets, is_foreign, bridge })
+        Ok(Self { driver: Driver::of(&api)?, api, pools, has_own_subnets, is_foreign })
     }
 
     fn load(path: &Path) -> Result<Option<Self>> {
         store::read_json(path)?.map(Self::from_record).transpose()
+    }
+}
+
+impl Driver {
+    /// What a network's name of its driver and its options say.
+    ///
+    /// # Errors
+    /// Options that make no sense, in Docker's words.
+    fn of(api: &api::Network) -> Result<Self> {
+        Ok(match api.driver.as_str() {
+            _ if api.config_only => Self::None,
+            "bridge" => Self::Bridge(BridgeOptions::parse(&api.id, &api.options)?),
+            driver @ ("macvlan" | "ipvlan") => {
+                Self::Parent(ParentOptions::parse(driver, &api.id, &api.options)?)
+            }
+            _ => Self::None,
+        })
     }
 }
 

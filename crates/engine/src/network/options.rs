@@ -17,9 +17,9 @@ const MTU: &str = "com.docker.network.driver.mtu";
 const PREFIX: &str = "com.docker.network.container_iface_prefix";
 
 /// The longest name of an interface, in bytes.
-const MAX_NAME: usize = 15;
+pub(super) const MAX_NAME: usize = 15;
 /// How containers see their interfaces, unless their network says otherwise.
-const DEFAULT_PREFIX: &str = "eth";
+pub(super) const DEFAULT_PREFIX: &str = "eth";
 
 /// What the options of a bridge network say.
 #[derive(Debug, Clone, PartialEq, Eq)]

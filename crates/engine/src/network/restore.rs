@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 use tokio::runtime::Handle;
 
 use super::{
-    Inner, Mode, Network, Networks, PortPublisher, Run, Served, State, endpoint::Sandbox, netlink::Links,
-    ports::PublishedPort, resolver::Sockets, sandbox,
+    Driver, Inner, Mode, Network, Networks, PortPublisher, Run, Served, State, endpoint::Sandbox,
+    netlink::Links, ports::PublishedPort, resolver::Sockets, sandbox,
 };
 use crate::{
     error::{Context, Result},
@@ -151,11 +151,17 @@ impl State {
             }
         };
         let mut ipv6 = false;
-        for network in self.networks.values() {
-            let Some(options) = &network.bridge else { continue };
-            ipv6 |= network.api.enable_ipv6;
-            if let Err(error) = network.bring_up(options, &mut links) {
-                tracing::warn!("{error}");
+        for network in self.networks.values_mut() {
+            let brought_up = match network.driver.clone() {
+                Driver::None => Ok(()),
+                Driver::Bridge(options) => {
+                    ipv6 |= network.api.enable_ipv6;
+                    network.bring_up_bridge(&options, &mut links).map(drop)
+                }
+                Driver::Parent(options) => network.bring_up_parent(&options, &mut links),
+            };
+            if let Err(error) = brought_up {
+                tracing::warn!(network = network.api.name, "{error}");
             }
         }
         for error in [self.enable_forwarding(ipv6), self.apply_rules()].into_iter().filter_map(Result::err) {

@@ -21,7 +21,7 @@ use wire::docker::{container::Empty, host_config::PortBinding};
 
 pub(crate) use host::HostPorts;
 
-use super::endpoint::{Endpoint, Sandbox};
+use super::endpoint::Sandbox;
 use crate::error::{Context, Error, Result, errno_text};
 
 /// The ports that are given out where none is asked for, when the kernel does not say.
@@ -264,30 +264,40 @@ fn dynamic_range() -> (u16, u16) {
 /// Ports that are open, and where, and what keeps them open.
 pub(super) type Opened = (Vec<Mapping>, Vec<Box<dyn Published>>);
 
+/// Where the ports of a container lead.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
+    /// The endpoint that is told to have failed.
+    pub(super) endpoint: String,
+    /// Where ports are published that name no address.
+    pub(super) host_binding: Option<IpAddr>,
+    pub(super) ipv4: Option<IpAddr>,
+    pub(super) ipv6: Option<IpAddr>,
+}
+
 /// Everything that opening ports needs to know.
 pub(super) struct Opening<'a> {
     pub(super) publisher: &'a dyn PortPublisher,
     /// What other containers have.
     pub(super) taken: Vec<Mapping>,
-    /// Where ports are published that name no address.
-    pub(super) host_binding: Option<IpAddr>,
+    pub(super) ends: Ends,
     pub(super) next_dynamic: &'a mut u16,
 }
 
 impl Opening<'_> {
-    /// Opens the ports that a sandbox wants, at its endpoint `to`.
+    /// Opens the ports that a sandbox wants.
     ///
     /// # Errors
     /// In Docker's words. Nothing is left open then.
-    pub(super) fn open(&mut self, sandbox: &Sandbox, to: &Endpoint) -> Result<Opened> {
+    pub(super) fn open(&mut self, sandbox: &Sandbox) -> Result<Opened> {
         let (mut mappings, mut open) = (Vec::new(), Vec::new());
         for wanted in &sandbox.wanted {
-            let (of_one, opened) = self.open_one(wanted, to).map_err(|error| {
+            let (of_one, opened) = self.open_one(wanted).map_err(|error| {
                 Error::new(
                     error.kind(),
                     format!(
                         "driver failed programming external connectivity on endpoint {} ({})",
-                        sandbox.name, to.id
+                        sandbox.name, self.ends.endpoint
                     ),
                 )
                 .because(error)
@@ -300,7 +310,7 @@ impl Opening<'_> {
         Ok((mappings, open))
     }
 
-    fn open_one(&mut self, wanted: &WantedPort, to: &Endpoint) -> Result<Opened> {
+    fn open_one(&mut self, wanted: &WantedPort) -> Result<Opened> {
         let protocol = match wanted.protocol.as_str() {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -308,7 +318,7 @@ impl Opening<'_> {
             other => return Err(Error::invalid(format!("invalid transport protocol: {other:?}"))),
         };
         let asked = match wanted.host_ip.trim_start_matches('[').trim_end_matches(']') {
-            "" => self.host_binding.filter(|address| !address.is_unspecified()),
+            "" => self.ends.host_binding.filter(|address| !address.is_unspecified()),
             text => {
                 let invalid = || Error::invalid(format!("invalid IP address: {text}"));
                 Some(text.parse().map_err(|_| invalid())?)
@@ -318,11 +328,8 @@ impl Opening<'_> {
             Some(address) => vec![address],
             None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let container = |host: &IpAddr| {
-            let v4 = to.ipv4.map(|prefix| prefix.address);
-            let v6 = to.ipv6.map(|prefix| prefix.address);
-            if host.is_ipv4() { v4 } else { v6.or(v4) }
-        };
+        let Ends { ipv4, ipv6, .. } = self.ends;
+        let container = |host: &IpAddr| if host.is_ipv4() { ipv4 } else { ipv6.or(ipv4) };
         let (ports, dynamic) = candidates(&wanted.host_port, *self.next_dynamic)?;
         let mut failure = None;
         let only = ports.len() == 1;
