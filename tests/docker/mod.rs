@@ -8,6 +8,7 @@ mod copy;
 mod docker_py;
 mod events;
 mod exec;
+mod gateway_modes;
 mod image_mounts;
 mod images;
 mod lifecycle;
@@ -36,6 +37,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("docker_py", docker_py::cases()),
         ("events", events::cases()),
         ("exec", exec::cases()),
+        ("gateway_modes", gateway_modes::cases()),
         ("image_mounts", image_mounts::cases()),
         ("images", images::cases()),
         ("lifecycle", lifecycle::cases()),

@@ -7,8 +7,8 @@ use super::{
     address::{Mac, Prefix},
     endpoint::{Endpoint, Sandbox},
     netlink::{Links, Socket},
-    nft::{BridgeRules, PublishedRule, Ruleset},
-    options::BridgeOptions,
+    nft::{BridgeRules, PublishedRule, Ruleset, Subnet},
+    options::{BridgeOptions, GatewayMode},
 };
 use crate::error::{Context, Error, Result};
 
@@ -30,13 +30,15 @@ impl Network {
         if found.kind != "bridge" {
             return Err(Error::system(what()).because("an interface of that name is no bridge"));
         }
+        // This machine has an address in a subnet of a family that the network has: Docker keeps others, and
+        // ignores them.
+        let is_here = |ipv4| self.has_family(ipv4) && options.mode(ipv4) != GatewayMode::Isolated;
         // Without IPv6 in the network, the machine's link-local address stays out of it, too.
-        if !self.api.enable_ipv6 {
+        if !is_here(false) {
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         }
         links.set_up(found.index).context(what)?;
-        // A subnet may be given of a family that the network does not have: Docker keeps it, and ignores it.
-        for pool in self.pools.iter().filter(|pool| self.has_family(pool.subnet.is_ipv4())) {
+        for pool in self.pools.iter().filter(|pool| is_here(pool.subnet.is_ipv4())) {
             if let Some(gateway) = pool.gateway {
                 links.add_address(found.index, Prefix::new(gateway, pool.subnet.length)).context(what)?;
             }
@@ -88,7 +90,15 @@ impl Network {
         });
         Some(BridgeRules {
             interface: options.interface.clone(),
-            subnets: self.pools.iter().map(|pool| (pool.subnet, pool.gateway)).collect(),
+            subnets: self
+                .pools
+                .iter()
+                .map(|pool| Subnet {
+                    prefix: pool.subnet,
+                    gateway: pool.gateway,
+                    mode: options.mode(pool.subnet.is_ipv4()),
+                })
+                .collect(),
             internal: self.api.internal,
             icc: options.icc,
             masquerade: options.masquerade,

@@ -6,7 +6,7 @@ use super::{
     BRIDGE, Driver, Network, Networks, State,
     ipam::{self, Pool},
     netlink::Links,
-    options::{self, BridgeOptions},
+    options::{self, BridgeOptions, GatewayMode},
     validate,
 };
 use crate::{
@@ -100,7 +100,7 @@ impl Networks {
             let subnet =
                 if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&self.0.seed, &taken)? };
             let mut pool = Pool { subnet, range: None, gateway: None, reserved: Vec::new() };
-            if network.wants_gateway() {
+            if network.wants_gateway(ipv4) {
                 set_gateway(&mut pool)?;
             }
             network.api.ipam.config.get_or_insert_default().push(IpamConfig {
@@ -110,9 +110,9 @@ impl Networks {
             });
             network.pools.push(pool);
         }
-        let wants_gateway = network.wants_gateway();
+        let wanted = [true, false].map(|ipv4| network.wants_gateway(ipv4));
         for pool in &mut network.pools {
-            if wants_gateway {
+            if wanted[usize::from(!pool.subnet.is_ipv4())] {
                 set_gateway(pool)?;
             }
             if let Some(gateway) = pool.gateway.filter(|gateway| pool.reserved.contains(gateway)) {
@@ -327,10 +327,11 @@ fn take_configuration(
 
 impl Network {
     /// Whether an address is kept for who leads out of it, even if the user names none.
-    fn wants_gateway(&self) -> bool {
+    fn wants_gateway(&self, ipv4: bool) -> bool {
         match &self.driver {
             Driver::Parent(options) => !self.is_closed() && !options.is_open(),
-            Driver::Bridge(_) | Driver::None => true,
+            Driver::Bridge(options) => options.mode(ipv4) != GatewayMode::Isolated,
+            Driver::None => true,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     ipam,
     netlink::{Links, NewUpper, NewVeth},
     options::{BridgeOptions, DEFAULT_PREFIX},
-    parent::ParentOptions,
+    parent::{self, ParentOptions},
     sandbox, validate,
 };
 use crate::{
@@ -216,7 +216,9 @@ fn join_parent(
         mac: endpoint.mac,
         namespace: namespace.as_fd(),
     };
-    links.add_upper(&upper).context(|| format!("failed to create the {} port", network.api.driver))?;
+    links
+        .add_upper(&upper)
+        .map_err(parent::failed(format!("failed to create the {} port", network.api.driver)))?;
     configure(&sandbox.namespace, endpoint).inspect_err(|_| drop(endpoint.remove_link(&sandbox.namespace)))
 }
 

@@ -236,7 +236,11 @@ impl Driver {
     fn of(api: &api::Network) -> Result<Self> {
         Ok(match api.driver.as_str() {
             _ if api.config_only => Self::None,
-            "bridge" => Self::Bridge(BridgeOptions::parse(&api.id, &api.options)?),
+            "bridge" => {
+                let options = BridgeOptions::parse(&api.id, &api.options)?;
+                options.check_internal(api.internal)?;
+                Self::Bridge(options)
+            }
             driver @ ("macvlan" | "ipvlan") => {
                 Self::Parent(ParentOptions::parse(driver, &api.id, &api.options)?)
             }

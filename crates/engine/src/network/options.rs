@@ -21,10 +21,43 @@ pub(super) const MAX_NAME: usize = 15;
 /// How containers see their interfaces, unless their network says otherwise.
 pub(super) const DEFAULT_PREFIX: &str = "eth";
 
+/// How the containers of a bridge and the world reach each other, in one family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum GatewayMode {
+    /// Containers appear as this machine; what comes in comes to ports of this machine.
+    #[default]
+    Nat,
+    /// So, and who has a route to containers reaches all their ports.
+    NatUnprotected,
+    /// Containers appear as themselves; who has a route to them reaches the ports that are published.
+    Routed,
+    /// Of internal networks: not even this machine has an address in the network.
+    Isolated,
+}
+
+impl GatewayMode {
+    fn parse(name: &str, value: Option<&str>) -> Result<Self> {
+        match value {
+            None => Ok(Self::default()),
+            Some("nat") => Ok(Self::Nat),
+            Some("nat-unprotected") => Ok(Self::NatUnprotected),
+            Some("routed") => Ok(Self::Routed),
+            Some("isolated") => Ok(Self::Isolated),
+            Some(value) => Err(wrong(name, value, &format!("unknown gateway mode {value}"))),
+        }
+    }
+}
+
+fn wrong(name: &str, value: &str, why: &str) -> Error {
+    Error::invalid(format!("failed to parse {name} value: {value} ({why})"))
+}
+
 /// What the options of a bridge network say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BridgeOptions {
     pub(super) interface: String,
+    mode_v4: GatewayMode,
+    mode_v6: GatewayMode,
     pub(super) icc: bool,
     pub(super) masquerade: bool,
     /// Where ports are published that name no address.
@@ -55,9 +88,6 @@ impl BridgeOptions {
     /// Values that make no sense, and what this engine does not do.
     pub(super) fn parse(id: &str, options: &BTreeMap<String, String>) -> Result<Self> {
         let get = |name: &str| options.get(name).map(String::as_str).filter(|value| !value.is_empty());
-        let wrong = |name: &str, value: &str, why: &str| {
-            Error::invalid(format!("failed to parse {name} value: {value} ({why})"))
-        };
         let flag = |name: &str, default: bool| match get(name) {
             None => Ok(default),
             Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
@@ -85,17 +115,6 @@ impl BridgeOptions {
             })
             .transpose()?
             .filter(|mtu| *mtu != 0);
-        for name in [GATEWAY_MODE_V4, GATEWAY_MODE_V6] {
-            match get(name) {
-                None | Some("nat") => {}
-                Some(mode @ ("routed" | "nat-unprotected" | "isolated")) => {
-                    return Err(Error::not_implemented(format!(
-                        "gateway mode {mode} is not implemented yet"
-                    )));
-                }
-                Some(value) => return Err(wrong(name, value, &format!("unknown gateway mode {value}"))),
-            }
-        }
         if flag(INHIBIT_V4, false)? {
             return Err(Error::not_implemented(format!("{INHIBIT_V4} is not implemented yet")));
         }
@@ -104,6 +123,8 @@ impl BridgeOptions {
         }
         Ok(Self {
             interface,
+            mode_v4: GatewayMode::parse(GATEWAY_MODE_V4, get(GATEWAY_MODE_V4))?,
+            mode_v6: GatewayMode::parse(GATEWAY_MODE_V6, get(GATEWAY_MODE_V6))?,
             icc: flag(ICC, true)?,
             masquerade: flag(MASQUERADE, true)?,
             host_binding,
@@ -114,6 +135,22 @@ impl BridgeOptions {
                 None => DEFAULT_PREFIX.to_owned(),
             },
         })
+    }
+
+    pub(super) fn mode(&self, ipv4: bool) -> GatewayMode {
+        if ipv4 { self.mode_v4 } else { self.mode_v6 }
+    }
+
+    /// Refuses what does not go with a network that leads to the world.
+    ///
+    /// # Errors
+    /// In Docker's words.
+    pub(super) fn check_internal(&self, internal: bool) -> Result<()> {
+        let is_isolated = [true, false].map(|ipv4| self.mode(ipv4)).contains(&GatewayMode::Isolated);
+        if is_isolated && !internal {
+            return Err(Error::system("gateway mode 'isolated' can only be used for an internal network"));
+        }
+        Ok(())
     }
 }
 

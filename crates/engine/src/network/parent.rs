@@ -2,14 +2,14 @@
 //! of its own there, with an address of its own, as if it were a machine beside this one. Nothing of them passes
 //! this machine's rules, so that no ports are published.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use super::{
     Network, State,
     netlink::{Interface, Links, Upper},
     options::MAX_NAME,
 };
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, errno_of, errno_text};
 
 const PARENT: &str = "parent";
 const MACVLAN_MODE: &str = "macvlan_mode";
@@ -88,10 +88,10 @@ impl ParentOptions {
     }
 
     /// Makes the parent.
-    fn make(&self, driver: &str, links: &mut Links) -> Result<()> {
+    fn make(&self, links: &mut Links) -> Result<()> {
         let name = &self.parent;
         if self.is_dummy {
-            return links.add_dummy(name).context(|| format!("make the dummy link {name}"));
+            return links.add_dummy(name).map_err(failed(format!("make the dummy link {name}")));
         }
         if !name.contains('.') {
             return Err(Error::system(format!(
@@ -112,10 +112,13 @@ impl ParentOptions {
         let Some(id) = u16::try_from(id).ok().filter(|id| (1..=4094).contains(id)) else {
             return Err(Error::system(format!("vlan id must be between 1-4094, received: {id}")));
         };
-        links
-            .add_vlan(name, parent.index, id)
-            .context(|| format!("failed to create {name} vlan link of the {driver} network"))
+        links.add_vlan(name, parent.index, id).map_err(failed(format!("failed to create {name} vlan link")))
     }
+}
+
+/// What failed, with the kernel's reason in Docker's words.
+pub(super) fn failed(what: String) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::system(format!("{what}: {}", errno_text(errno_of(&error))))
 }
 
 /// A name that no link can have is that of none.
@@ -229,7 +232,7 @@ impl Network {
         if find(links, &options.parent)?.is_some() {
             return Ok(());
         }
-        options.make(&self.api.driver, links)?;
+        options.make(links)?;
         self.is_foreign = false;
         Ok(())
     }

@@ -108,7 +108,7 @@ impl Networks {
         let mut state = self.state();
         let Some(sandbox) = state.sandboxes.get(container).cloned() else { return };
         let mut served = Served::default();
-        for mapping in &sandbox.published {
+        for mapping in sandbox.published.iter().filter(|mapping| mapping.is_of_the_host()) {
             let port = PublishedPort {
                 host: (mapping.host, mapping.host_port).into(),
                 container: (mapping.container, mapping.container_port).into(),

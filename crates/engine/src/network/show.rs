@@ -125,7 +125,10 @@ impl Sandbox {
             let port = format!("{}/{}", mapping.container_port, mapping.protocol);
             ports.entry(port).or_default().push(PortBinding {
                 host_ip: mapping.host.to_string(),
-                host_port: mapping.host_port.to_string(),
+                host_port: match mapping.is_of_the_host() {
+                    true => mapping.host_port.to_string(),
+                    false => String::new(),
+                },
             });
         }
         Live {

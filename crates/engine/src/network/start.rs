@@ -9,6 +9,7 @@ use super::{
     endpoint::{Dns, Endpoint, Sandbox},
     join::set_routes,
     netlink::Links,
+    options::GatewayMode,
     ports::{self, Ends, Opening},
     resolver::{Resolver, Sockets},
     sandbox,
@@ -265,11 +266,15 @@ impl State {
         };
         let (v4, v6) = (bridge(v4), bridge(v6));
         let (endpoint, options) = v4.as_ref().or(v6.as_ref())?;
+        // Who has no IPv6 of its own is reached by it all the same, in the way that its network says.
+        let mode_v6 = v6.as_ref().map_or(options, |(_, options)| options).mode(false);
         Some(Ends {
             endpoint: endpoint.id.clone(),
             host_binding: options.host_binding,
             ipv4: v4.as_ref().and_then(|(endpoint, _)| endpoint.ipv4).map(|prefix| prefix.address),
             ipv6: v6.as_ref().and_then(|(endpoint, _)| endpoint.ipv6).map(|prefix| prefix.address),
+            is_routed_v4: options.mode(true) == GatewayMode::Routed,
+            is_routed_v6: mode_v6 == GatewayMode::Routed,
         })
     }
 

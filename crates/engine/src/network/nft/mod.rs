@@ -10,7 +10,7 @@ use super::{
     netlink::{Message, NLM_F_APPEND, NLM_F_CREATE, Socket},
 };
 
-pub(super) use rules::{BridgeRules, PublishedRule, Ruleset, resolver};
+pub(super) use rules::{BridgeRules, PublishedRule, Ruleset, Subnet, resolver};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -280,10 +280,13 @@ impl Rule {
 
     /// The protocol's number, and the port that it is sent to.
     fn port(self, protocol: u8, port: u16) -> Self {
-        self.meta(META_L4PROTO)
-            .compare(COMPARE_EQUAL, vec![protocol])
+        self.protocol(protocol)
             .payload(TRANSPORT_HEADER, 2, 2)
             .compare(COMPARE_EQUAL, port.to_be_bytes().to_vec())
+    }
+
+    fn protocol(self, protocol: u8) -> Self {
+        self.meta(META_L4PROTO).compare(COMPARE_EQUAL, vec![protocol])
     }
 
     /// Belongs to a connection that passed already.

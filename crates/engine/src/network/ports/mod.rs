@@ -73,10 +73,18 @@ pub(super) struct WantedPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mapping {
     pub(super) host: IpAddr,
+    /// 0 where none leads there: the container's is reached by itself.
     pub(super) host_port: u16,
     pub(super) container: IpAddr,
     pub(super) container_port: u16,
     pub(super) protocol: Protocol,
+}
+
+impl Mapping {
+    /// Whether a port of this machine leads there.
+    pub(super) fn is_of_the_host(&self) -> bool {
+        self.host_port != 0
+    }
 }
 
 /// A port to be opened to whoever may reach this engine's containers.
@@ -273,6 +281,9 @@ pub(super) struct Ends {
     pub(super) host_binding: Option<IpAddr>,
     pub(super) ipv4: Option<IpAddr>,
     pub(super) ipv6: Option<IpAddr>,
+    /// Whether packets are routed there, of each family: no ports of this machine lead there then.
+    pub(super) is_routed_v4: bool,
+    pub(super) is_routed_v6: bool,
 }
 
 /// Everything that opening ports needs to know.
@@ -328,23 +339,27 @@ impl Opening<'_> {
             Some(address) => vec![address],
             None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let Ends { ipv4, ipv6, .. } = self.ends;
+        let Ends { ipv4, ipv6, is_routed_v4, is_routed_v6, .. } = self.ends;
         let container = |host: &IpAddr| if host.is_ipv4() { ipv4 } else { ipv6.or(ipv4) };
+        let is_routed = |host: &IpAddr| if host.is_ipv4() { is_routed_v4 } else { is_routed_v6 };
+        let mapping = |host: IpAddr, host_port: u16| {
+            let (container, container_port) = (container(&host)?, wanted.container_port);
+            // Who is routed to has no place on this machine.
+            let (host, host_port) = match (is_routed(&host), host) {
+                (false, _) => (host, host_port),
+                (true, IpAddr::V4(_)) => (Ipv4Addr::UNSPECIFIED.into(), 0),
+                (true, IpAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED.into(), 0),
+            };
+            Some(Mapping { host, host_port, container, container_port, protocol })
+        };
         let (ports, dynamic) = candidates(&wanted.host_port, *self.next_dynamic)?;
         let mut failure = None;
         let only = ports.len() == 1;
         for host_port in ports {
-            let mappings: Vec<Mapping> = hosts
-                .iter()
-                .filter_map(|host| {
-                    let container = container(host)?;
-                    let container_port = wanted.container_port;
-                    Some(Mapping { host: *host, host_port, container, container_port, protocol })
-                })
-                .collect();
+            let mappings: Vec<Mapping> = hosts.iter().filter_map(|host| mapping(*host, host_port)).collect();
             match self.open_all(&mappings, asked.is_none()) {
                 Ok(opened) => {
-                    if dynamic {
+                    if dynamic && !opened.1.is_empty() {
                         *self.next_dynamic = host_port.checked_add(1).unwrap_or_default();
                     }
                     return Ok(opened);
@@ -361,6 +376,10 @@ impl Opening<'_> {
     fn open_all(&self, mappings: &[Mapping], any_address: bool) -> Result<Opened> {
         let (mut made, mut open) = (Vec::new(), Vec::new());
         for mapping in mappings {
+            if !mapping.is_of_the_host() {
+                made.push(*mapping);
+                continue;
+            }
             let host = SocketAddr::new(mapping.host, mapping.host_port);
             if let Some(other) = self.taken.iter().find(|other| collide(other, mapping)) {
                 let has = SocketAddr::new(other.host, other.host_port);
