@@ -71,7 +71,7 @@ fn from_outside(t: &Target) -> Outcome {
         ensure_eq!(reaches(t, &outsider, &format!("{subnet}.2"))?, ping, "{mode}: a ping");
         // This machine reaches its containers in every mode.
         let url = format!("http://{subnet}.2:81/index.html");
-        ensure_eq!(on_the_machine(t, &format!("wget -q -T 4 -O - {url}"))?, "hello");
+        ensure_eq!(on_the_machine(t, &format!("timeout 4 wget -q -O - {url}"))?, "hello");
     }
     Ok(())
 }
@@ -128,7 +128,13 @@ fn ports_of_this_machine(t: &Target) -> Outcome {
         t.inspect(&web)?["NetworkSettings"]["Ports"]["81/tcp"],
         json!([{"HostIp": "0.0.0.0", "HostPort": ""}])
     );
-    // Nothing of this machine's is taken.
+    // Nothing of this machine's is taken, and what no port of this machine's carries is reached by itself.
+    let sctp = t.name("sctp");
+    runs(t, &sctp, &["--network", &routed, "-p", "22140:80/sctp"])?;
+    ensure_eq!(
+        t.inspect(&sctp)?["NetworkSettings"]["Ports"]["80/sctp"],
+        json!([{"HostIp": "0.0.0.0", "HostPort": ""}, {"HostIp": "::", "HostPort": ""}])
+    );
     let other = t.name("other");
     runs(t, &other, &["-p", "22140:80", "-p", "127.0.0.1:22141:81"])?;
     // Without a mode for IPv6, a port of this machine's leads from it to the container's IPv4.

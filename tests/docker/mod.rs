@@ -17,6 +17,7 @@ mod logs;
 mod macvlan;
 mod names;
 mod networks;
+mod networks_at_start;
 mod ports;
 mod pull;
 mod restart;
@@ -46,6 +47,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("macvlan", macvlan::cases()),
         ("names", names::cases()),
         ("networks", networks::cases()),
+        ("networks_at_start", networks_at_start::cases()),
         ("ports", ports::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),

@@ -25,6 +25,7 @@ cases! {
     connect_refusals,
     of_a_stopped_container,
     several_networks,
+    without_settings,
     static_addresses,
     internal,
     isolation,
@@ -467,6 +468,24 @@ fn several_networks(t: &Target) -> Outcome {
     ensure_eq!(endpoint(t, &chosen, &two)?["GwPriority"], 5);
     t.ok(["network", "disconnect", &two, &chosen])?;
     ensure!(route(&chosen)?.contains("via 10.84.0.1"), "{}", route(&chosen)?);
+    Ok(())
+}
+
+fn without_settings(t: &Target) -> Outcome {
+    let (one, two) = (t.network("one", &[])?, t.network("two", &[])?);
+    let name = t.name("box");
+    let body = json!({
+        "Image": "busybox", "Cmd": ["sh", "-c", SLEEP], "ExposedPorts": {"80/tcp": null}, "Labels": {"a": null},
+        "HostConfig": {"NetworkMode": one},
+        "NetworkingConfig": {"EndpointsConfig": {one.as_str(): null, two.as_str(): null}},
+    });
+    t.api().post(format!("/containers/create?name={name}")).json(&body).send()?.expect(201)?;
+    t.ok(["start", &name])?;
+    for network in [&one, &two] {
+        ensure!(!text(&endpoint(t, &name, network)?["IPAddress"]).is_empty(), "it is not in {network}");
+    }
+    let config = t.inspect(&name)?["Config"].clone();
+    ensure_eq!((&config["ExposedPorts"], &config["Labels"]), (&json!({"80/tcp": {}}), &json!({"a": ""})));
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use super::{
     Network, State,
     address::{Mac, Prefix},
     endpoint::{Endpoint, Sandbox},
+    mark,
     netlink::{Links, Socket},
     nft::{BridgeRules, PublishedRule, Ruleset, Subnet},
     options::{BridgeOptions, GatewayMode},
@@ -17,7 +18,12 @@ const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 impl Network {
     /// Sees to it that the network's bridge is there, up, and has its addresses. Returns its index.
-    pub(super) fn bring_up_bridge(&self, options: &BridgeOptions, links: &mut Links) -> Result<u32> {
+    pub(super) fn bring_up_bridge(
+        &self,
+        options: &BridgeOptions,
+        links: &mut Links,
+        engine: &str,
+    ) -> Result<u32> {
         let name = &options.interface;
         let what = || format!("make the bridge {name} of network {}", self.api.name);
         let found = match links.find(name).context(what)? {
@@ -28,7 +34,10 @@ impl Network {
             }
         };
         if found.kind != "bridge" {
-            return Err(Error::system(what()).because("an interface of that name is no bridge"));
+            return Err(Error::system(what()).because(format!("existing interface {name} is not a bridge")));
+        }
+        if !self.is_foreign {
+            mark::set(links, found.index, engine, &self.api.id, name)?;
         }
         // This machine has an address in a subnet of a family that the network has: Docker keeps others, and
         // ignores them.

@@ -98,7 +98,7 @@ impl Networks {
                 continue;
             }
             let subnet =
-                if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&self.0.seed, &taken)? };
+                if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&state.engine, &taken)? };
             let mut pool = Pool { subnet, range: None, gateway: None, reserved: Vec::new() };
             if network.wants_gateway(ipv4) {
                 set_gateway(&mut pool)?;
@@ -162,7 +162,7 @@ impl Networks {
             let mut network = Network {
                 api: api::Network {
                     name: name.to_owned(),
-                    id: self.predefined_id(name),
+                    id: predefined_id(&state.engine, name),
                     created: created.to_owned(),
                     scope: "local".to_owned(),
                     driver: driver.to_owned(),
@@ -178,6 +178,7 @@ impl Networks {
             if driver == "bridge" {
                 network.api.options = options::of_default_bridge();
                 network.driver = Driver::of(&network.api)?;
+                network.take_over()?;
                 self.choose_subnets(&mut network, state)?;
             }
             self.keep(&network)?;
@@ -185,13 +186,13 @@ impl Networks {
         }
         Ok(())
     }
+}
 
-    /// From the engine's identity, so that they stay the same.
-    fn predefined_id(&self, name: &str) -> String {
-        use sha2::Digest;
-        let digest = sha2::Sha256::digest(format!("{}/{name}", self.0.seed));
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+/// From the engine's identity, so that they stay the same.
+fn predefined_id(engine: &str, name: &str) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(format!("{engine}/{name}"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl State {
@@ -202,12 +203,12 @@ impl State {
         match network.driver.clone() {
             Driver::None => Ok(()),
             Driver::Bridge(options) => {
-                network.bring_up_bridge(&options, &mut links)?;
+                network.bring_up_bridge(&options, &mut links, &self.engine)?;
                 let ipv6 = network.api.enable_ipv6;
                 self.enable_forwarding(ipv6)?;
                 self.apply_rules()
             }
-            Driver::Parent(options) => network.bring_up_parent(&options, &mut links),
+            Driver::Parent(options) => network.bring_up_parent(&options, &mut links, &self.engine),
         }
     }
 }
@@ -326,6 +327,27 @@ fn take_configuration(
 }
 
 impl Network {
+    /// Goes on with the bridge of that name if there is one, and with its address, as Docker does: containers of
+    /// somebody else may be there.
+    fn take_over(&mut self) -> Result<()> {
+        let Some(name) = self.bridge().map(|options| options.interface.clone()) else { return Ok(()) };
+        let what = || format!("look for the bridge {name}");
+        let Ok(mut links) = Links::open() else { return Ok(()) };
+        let Some(found) = links.find(&name).context(what)? else { return Ok(()) };
+        self.is_foreign = true;
+        let Some(address) = links.address_v4(found.index).context(what)? else { return Ok(()) };
+        tracing::warn!("the bridge {name} is there already: its address {address} is used, and it stays");
+        let subnet = address.network();
+        let gateway = address.address;
+        self.pools.push(Pool { subnet, range: None, gateway: Some(gateway), reserved: Vec::new() });
+        self.api.ipam.config.get_or_insert_default().push(IpamConfig {
+            subnet: subnet.to_string(),
+            gateway: gateway.to_string(),
+            ..IpamConfig::default()
+        });
+        Ok(())
+    }
+
     /// Whether an address is kept for who leads out of it, even if the user names none.
     fn wants_gateway(&self, ipv4: bool) -> bool {
         match &self.driver {

@@ -81,7 +81,7 @@ impl State {
         let bridge = match links.find(&options.interface) {
             Ok(Some(bridge)) => bridge.index,
             // Somebody has removed it, or it could not be made at the engine's start.
-            _ => network.bring_up_bridge(options, links)?,
+            _ => network.bring_up_bridge(options, links, &self.engine)?,
         };
         if !self.has_rules.get() {
             // Without them, nothing keeps networks apart, and nothing leads out of them.

@@ -14,6 +14,7 @@ mod create;
 mod endpoint;
 mod ipam;
 mod join;
+mod mark;
 mod mode;
 mod names;
 mod netlink;
@@ -69,8 +70,6 @@ struct Inner {
     directory: PathBuf,
     /// Holds what a reboot ends.
     run: Run,
-    /// The engine's identity.
-    seed: String,
     events: Events,
     publisher: Arc<dyn PortPublisher>,
     runtime: tokio::runtime::Handle,
@@ -91,6 +90,8 @@ struct Run {
 
 #[derive(Default)]
 struct State {
+    /// The engine's identity.
+    engine: String,
     /// By id.
     networks: BTreeMap<String, Network>,
     /// By container.

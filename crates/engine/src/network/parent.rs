@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    Network, State,
+    Network, State, mark,
     netlink::{Interface, Links, Upper},
     options::MAX_NAME,
 };
@@ -218,23 +218,35 @@ impl State {
 
     /// Removes the parent of a network that is no more, unless somebody else made it or uses it.
     pub(super) fn remove_parent(&self, network: &Network, options: &ParentOptions) -> Result<()> {
-        if network.is_foreign || self.beside(network, options).next().is_some() {
+        if network.is_foreign {
             return Ok(());
         }
         let what = || format!("remove the interface {}", options.parent);
-        Links::open().context(what)?.remove(&options.parent).context(what)
+        let mut links = Links::open().context(what)?;
+        // It is another's now.
+        if let Some((other, _)) = self.beside(network, options).next() {
+            let parent = options.find(&mut links)?;
+            return mark::set(&mut links, parent.index, &self.engine, &other.api.id, &options.parent);
+        }
+        links.remove(&options.parent).context(what)
     }
 }
 
 impl Network {
     /// Sees to it that the network's parent is there.
-    pub(super) fn bring_up_parent(&mut self, options: &ParentOptions, links: &mut Links) -> Result<()> {
+    pub(super) fn bring_up_parent(
+        &mut self,
+        options: &ParentOptions,
+        links: &mut Links,
+        engine: &str,
+    ) -> Result<()> {
         if find(links, &options.parent)?.is_some() {
             return Ok(());
         }
         options.make(links)?;
         self.is_foreign = false;
-        Ok(())
+        let parent = options.find(links)?;
+        mark::set(links, parent.index, engine, &self.api.id, &options.parent)
     }
 }
 

@@ -15,6 +15,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 
@@ -25,6 +26,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -55,14 +57,33 @@ const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 
 const IFF_UP: u32 = 1;
-/// Bytes of `struct ifinfomsg`.
+/// Bytes of `struct ifinfomsg` and `struct ifaddrmsg`.
 const IFINFO: usize = 16;
+const IFADDR: usize = 8;
 
 /// What is known of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Interface {
     pub(in crate::network) index: u32,
+    pub(in crate::network) name: String,
     pub(in crate::network) kind: String,
+    /// What somebody has noted there.
+    pub(in crate::network) alias: String,
+}
+
+impl Interface {
+    /// From what the kernel tells of a link.
+    fn read(payload: &[u8]) -> Option<Self> {
+        let index = u32::from_ne_bytes(*payload.get(4..8)?.first_chunk()?);
+        let get = |wanted| attributes(payload, IFINFO).find(|(kind, _)| *kind == wanted);
+        let text = |attribute: Option<(u16, &[u8])>| {
+            let text = attribute.map_or(&[][..], |(_, text)| text);
+            String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
+        };
+        let info = get(IFLA_LINKINFO);
+        let kind = info.and_then(|(_, info)| attributes(info, 0).find(|(kind, _)| *kind == IFLA_INFO_KIND));
+        Some(Self { index, name: text(get(IFLA_IFNAME)), kind: text(kind), alias: text(get(IFLA_IFALIAS)) })
+    }
 }
 
 /// A pair of links to be made: one here, in a bridge, and one in another namespace.
@@ -136,13 +157,30 @@ impl Links {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let index = answer.payload.get(4..8).and_then(<[u8]>::first_chunk).map(|i| u32::from_ne_bytes(*i));
-        let index = index.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))?;
-        let info = attributes(&answer.payload, IFINFO).find(|(kind, _)| *kind == IFLA_LINKINFO);
-        let kind = info.and_then(|(_, info)| attributes(info, 0).find(|(kind, _)| *kind == IFLA_INFO_KIND));
-        let kind = kind.map_or(&[][..], |(_, kind)| kind);
-        let kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
-        Ok(Some(Interface { index, kind }))
+        Interface::read(&answer.payload).map(Some).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
+    }
+
+    /// Every link there is.
+    pub(in crate::network) fn all(&mut self) -> io::Result<Vec<Interface>> {
+        let all = self.0.dump(Message::new(RTM_GETLINK, 0).put(&ifinfo(AF_UNSPEC, 0, None)))?;
+        Ok(all.iter().filter_map(|answer| Interface::read(&answer.payload)).collect())
+    }
+
+    /// The first IPv4 address of a link.
+    pub(in crate::network) fn address_v4(&mut self, index: u32) -> io::Result<Option<Prefix>> {
+        let all = self.0.dump(Message::new(RTM_GETADDR, 0).put(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]))?;
+        Ok(all.iter().find_map(|answer| {
+            let head: &[u8; IFADDR] = answer.payload.first_chunk()?;
+            let (_, local) = attributes(&answer.payload, IFADDR).find(|(kind, _)| *kind == IFA_LOCAL)?;
+            let local: [u8; 4] = local.try_into().ok()?;
+            (head[4..] == index.to_ne_bytes()).then(|| Prefix::new(local.into(), head[1]))
+        }))
+    }
+
+    /// Notes something at a link.
+    pub(in crate::network) fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let message = Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, index, None));
+        self.0.request(message.bytes(IFLA_IFALIAS, alias.as_bytes()))
     }
 
     /// Makes a bridge, down. One without ports has no carrier, and routes none the less.

@@ -16,8 +16,10 @@ pub(super) use link::{Interface, Links, NewUpper, NewVeth, Upper};
 
 /// The kernel's own messages begin after this.
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
 pub(super) const NLM_F_EXCL: u16 = 0x200;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
@@ -178,6 +180,38 @@ impl Socket {
         self.exchange(vec![message], 0)?.ok_or_else(|| io::Error::from(Errno::NOENT))
     }
 
+    /// Asks for all there is of a kind.
+    pub(super) fn dump(&mut self, message: Message) -> io::Result<Vec<Answer>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&message.finish(self.sequence, NLM_F_DUMP))?;
+        let mut all = Vec::new();
+        let mut buffer = vec![0; ANSWER];
+        loop {
+            let length = self.receive(&mut buffer)?;
+            let mut rest = &buffer[..length];
+            while let Some((head, payload, next)) = split(rest) {
+                rest = next;
+                match head.kind {
+                    _ if head.sequence != self.sequence => {}
+                    NLMSG_DONE => return Ok(all),
+                    NLMSG_ERROR => return Err(io::Error::from_raw_os_error(-code(payload))),
+                    _ => all.push(Answer { payload: payload.to_vec() }),
+                }
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, bytes, SendFlags::empty()))?;
+        Ok(())
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (length, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()))?;
+        Ok(length)
+    }
+
     fn exchange(&mut self, messages: Vec<Message>, flags: u16) -> io::Result<Option<Answer>> {
         let first = self.sequence.wrapping_add(1);
         // Of a batch, the last message but for the mark of its end can be acknowledged.
@@ -193,12 +227,10 @@ impl Socket {
             }
             bytes.extend(message.finish(self.sequence, more));
         }
-        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
+        self.send(&bytes)?;
         let mut buffer = vec![0; ANSWER];
         loop {
-            let (length, _) = rustix::io::retry_on_intr(|| {
-                rustix::net::recv(&self.fd, buffer.as_mut_slice(), RecvFlags::empty())
-            })?;
+            let length = self.receive(&mut buffer)?;
             let mut rest = &buffer[..length];
             while let Some((head, payload, next)) = split(rest) {
                 rest = next;
@@ -209,7 +241,7 @@ impl Socket {
                 if head.kind != NLMSG_ERROR {
                     return Ok(Some(Answer { payload: payload.to_vec() }));
                 }
-                let code = payload.first_chunk().map_or(-libc::EBADMSG, |code| i32::from_ne_bytes(*code));
+                let code = code(payload);
                 if code != 0 {
                     return Err(io::Error::from_raw_os_error(-code));
                 }
@@ -219,6 +251,11 @@ impl Socket {
             }
         }
     }
+}
+
+/// What an answer of the type `NLMSG_ERROR` says: 0, or an error's number below it.
+fn code(payload: &[u8]) -> i32 {
+    payload.first_chunk().map_or(-libc::EBADMSG, |code| i32::from_ne_bytes(*code))
 }
 
 struct Head {

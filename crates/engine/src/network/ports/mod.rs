@@ -32,29 +32,48 @@ const THREADS: usize = 2;
 /// How long a listener may take to end; the runtime only has to come by.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What ports are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// What ports of this machine are of: listeners carry these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Tcp,
     Udp,
 }
 
-impl Protocol {
+/// What ports of containers are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Transport {
     /// The number in an IP header.
     pub(super) fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// `None` of what no listener carries.
+    pub(super) fn carried(self) -> Option<Protocol> {
+        match self {
+            Self::Tcp => Some(Protocol::Tcp),
+            Self::Udp => Some(Protocol::Udp),
+            Self::Sctp => None,
         }
     }
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -77,7 +96,7 @@ pub(super) struct Mapping {
     pub(super) host_port: u16,
     pub(super) container: IpAddr,
     pub(super) container_port: u16,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: Transport,
 }
 
 impl Mapping {
@@ -323,9 +342,9 @@ impl Opening<'_> {
 
     fn open_one(&mut self, wanted: &WantedPort) -> Result<Opened> {
         let protocol = match wanted.protocol.as_str() {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            "sctp" => return Err(Error::not_implemented("publishing SCTP ports is not implemented yet")),
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            "sctp" => Transport::Sctp,
             other => return Err(Error::invalid(format!("invalid transport protocol: {other:?}"))),
         };
         let asked = match wanted.host_ip.trim_start_matches('[').trim_end_matches(']') {
@@ -386,7 +405,14 @@ impl Opening<'_> {
                 return Err(Error::system(format!("Bind for {has} failed: port is already allocated")));
             }
             let container = SocketAddr::new(mapping.container, mapping.container_port);
-            let port = PublishedPort { host, container, protocol: mapping.protocol };
+            let Some(protocol) = mapping.protocol.carried() else {
+                return Err(Error::not_implemented(format!(
+                    "failed to bind host port for {host}:{container}/{}: only TCP and UDP ports are bound; where \
+                     a network has the gateway mode \"routed\", the container's own port is reached",
+                    mapping.protocol
+                )));
+            };
+            let port = PublishedPort { host, container, protocol };
             match self.publisher.publish(&port) {
                 Ok(opened) => {
                     made.push(*mapping);
@@ -465,12 +491,12 @@ mod tests {
             host_port,
             container: host.parse().unwrap(),
             container_port: 80,
-            protocol: Protocol::Tcp,
+            protocol: Transport::Tcp,
         };
         assert!(collide(&mapping("0.0.0.0", 80), &mapping("127.0.0.1", 80)));
         assert!(!collide(&mapping("0.0.0.0", 80), &mapping("::", 80)));
         assert!(!collide(&mapping("127.0.0.2", 80), &mapping("127.0.0.1", 80)));
-        let udp = Mapping { protocol: Protocol::Udp, ..mapping("0.0.0.0", 80) };
+        let udp = Mapping { protocol: Transport::Udp, ..mapping("0.0.0.0", 80) };
         assert!(!collide(&mapping("0.0.0.0", 80), &udp));
     }
 }
