@@ -15,6 +15,8 @@ cases! {
     from_outside,
     to_the_outside,
     between_bridges,
+    trusted_interfaces,
+    other_addresses,
     ports_of_this_machine,
     isolated,
     refusals,
@@ -108,6 +110,31 @@ fn between_bridges(t: &Target) -> Outcome {
         ensure!(!gets(t, &client, &format!("{subnet}.2:81"))?, "{mode}: another port is reached");
         ensure_eq!(reaches(t, &client, &format!("{subnet}.2"))?, published, "{mode}: a ping");
     }
+    Ok(())
+}
+
+fn trusted_interfaces(t: &Target) -> Outcome {
+    let outsider = outsider(t, "gmc", "10.145.0")?;
+    let option = "com.docker.network.bridge.trusted_host_interfaces=gmcw:gmd";
+    let network = t.network("net", &["--subnet=10.145.1.0/24", "-o", option])?;
+    let web = t.name("web");
+    server(t, &web, &network)?;
+    // Past the port of this machine, but to what is published alone.
+    ensure!(gets(t, &outsider, "10.145.1.2:80")?, "the published port is not reached");
+    ensure!(!gets(t, &outsider, "10.145.1.2:81")?, "another port is reached");
+    Ok(())
+}
+
+fn other_addresses(t: &Target) -> Outcome {
+    let outsider = outsider(t, "gme", "10.146.0")?;
+    on_the_machine(t, "ip addr add 10.146.0.99/32 dev gmew")?;
+    let network =
+        t.network("net", &["--subnet=10.146.1.0/24", "-o", "com.docker.network.host_ipv4=10.146.0.99"])?;
+    let name = t.name("box");
+    runs(t, &name, &["--network", &network])?;
+    ensure!(gets(t, &name, "10.146.0.2:81")?, "the world is not reached");
+    let log = t.ok(["exec", &outsider, "cat", "/log"])?;
+    ensure!(log.contains("10.146.0.99"), "{log}");
     Ok(())
 }
 

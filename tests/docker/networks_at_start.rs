@@ -42,8 +42,10 @@ fn forget(t: &Target, name: &str) -> Outcome {
 fn takes_over_a_bridge(t: &Target) -> Outcome {
     t.crash()?;
     beside(t, "ip addr flush dev docker0; ip addr add 10.150.16.1/20 dev docker0")?;
-    if t.kind() == Kind::Native {
-        forget(t, "bridge")?;
+    match t.kind() {
+        Kind::Native => forget(t, "bridge")?,
+        // Docker remembers what it gave the bridge.
+        _ => std::fs::remove_file(t.data().join("network/files/local-kv.db"))?,
     }
     t.recover()?;
     let format = "{{(index .IPAM.Config 0).Subnet}} {{(index .IPAM.Config 0).Gateway}}";

@@ -9,7 +9,7 @@ use super::{
     mark,
     netlink::{Links, Socket},
     nft::{BridgeRules, PublishedRule, Ruleset, Subnet},
-    options::{BridgeOptions, GatewayMode},
+    options::BridgeOptions,
 };
 use crate::error::{Context, Error, Result};
 
@@ -41,7 +41,7 @@ impl Network {
         }
         // This machine has an address in a subnet of a family that the network has: Docker keeps others, and
         // ignores them.
-        let is_here = |ipv4| self.has_family(ipv4) && options.mode(ipv4) != GatewayMode::Isolated;
+        let is_here = |ipv4| self.has_family(ipv4) && options.is_here(ipv4);
         // Without IPv6 in the network, the machine's link-local address stays out of it, too.
         if !is_here(false) {
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
@@ -106,9 +106,11 @@ impl Network {
                     prefix: pool.subnet,
                     gateway: pool.gateway,
                     mode: options.mode(pool.subnet.is_ipv4()),
+                    host: options.host(pool.subnet.is_ipv4()),
                 })
                 .collect(),
             internal: self.api.internal,
+            trusted: options.trusted.clone(),
             icc: options.icc,
             masquerade: options.masquerade,
             published: published

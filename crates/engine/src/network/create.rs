@@ -41,6 +41,7 @@ impl Networks {
             Driver::None => {}
             Driver::Bridge(options) => {
                 self.choose_subnets(&mut network, &state)?;
+                network.check_pools()?;
                 self.check_bridge(&mut network, &options, &mut state)?;
             }
             Driver::Parent(options) => {
@@ -238,8 +239,15 @@ fn describe(request: &CreateRequest) -> Result<Network> {
         let message = "cannot create a swarm scoped network when swarm is not active";
         return Err(Error::new(Kind::Forbidden, message));
     }
-    let (enable_ipv4, enable_ipv6) =
-        (request.enable_ipv4.unwrap_or(true), request.enable_ipv6.unwrap_or(false));
+    let enabled =
+        |asked: Option<bool>, option: &str, default: bool| match (asked, request.options.get(option)) {
+            (Some(asked), _) => Ok(asked),
+            (None, None) => Ok(default),
+            (None, Some(text)) => options::boolean(text)
+                .ok_or_else(|| Error::invalid(format!("driver-opt {option:?} is not a valid bool"))),
+        };
+    let enable_ipv4 = enabled(request.enable_ipv4, options::ENABLE_V4, true)?;
+    let enable_ipv6 = enabled(request.enable_ipv6, options::ENABLE_V6, false)?;
     if !enable_ipv4 && !enable_ipv6 {
         return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
     }
@@ -252,12 +260,6 @@ fn describe(request: &CreateRequest) -> Result<Network> {
     }
     let configs = ipam.config.clone().unwrap_or_default();
     let pools = validate::pools(&configs)?;
-    for ipv4 in [true, false] {
-        let several = pools.iter().filter(|pool| pool.subnet.is_ipv4() == ipv4).count() > 1;
-        if several && driver == "bridge" {
-            return Err(Error::new(Kind::Forbidden, "bridge driver doesn't support multiple subnets"));
-        }
-    }
     if configs.is_empty() {
         ipam.config = None;
     }
@@ -348,11 +350,27 @@ impl Network {
         Ok(())
     }
 
+    /// Refuses what a bridge cannot have of addresses, in Docker's words.
+    fn check_pools(&self) -> Result<()> {
+        let of_ipv4 = self.pools.iter().filter(|pool| pool.subnet.is_ipv4()).count();
+        if of_ipv4 > 1 || self.pools.len() - of_ipv4 > 1 {
+            return Err(Error::new(Kind::Forbidden, "bridge driver doesn't support multiple subnets"));
+        }
+        if self.api.internal && self.chosen_gateway(true).is_some() {
+            return Err(Error::invalid("no gateway can be set on an internal bridge network"));
+        }
+        Ok(())
+    }
+
     /// Whether an address is kept for who leads out of it, even if the user names none.
     fn wants_gateway(&self, ipv4: bool) -> bool {
         match &self.driver {
             Driver::Parent(options) => !self.is_closed() && !options.is_open(),
-            Driver::Bridge(options) => options.mode(ipv4) != GatewayMode::Isolated,
+            // An internal network has no use for the address of who is not there.
+            Driver::Bridge(options) => {
+                let is_isolated = options.mode(ipv4) == GatewayMode::Isolated;
+                !is_isolated && (options.is_here(ipv4) || !self.api.internal)
+            }
             Driver::None => true,
         }
     }

@@ -14,7 +14,7 @@ use super::{
     Driver, Network, State,
     address::{Mac, Prefix},
     endpoint::{Endpoint, Sandbox, used_addresses},
-    ipam,
+    interface, ipam,
     netlink::{Links, NewUpper, NewVeth},
     options::{BridgeOptions, DEFAULT_PREFIX},
     parent::{self, ParentOptions},
@@ -65,6 +65,8 @@ impl State {
             Driver::Parent(options) => join_parent(&mut links, &network, options, sandbox, &endpoint)?,
             Driver::None => {}
         }
+        set_sysctls(sandbox, &endpoint, settings)
+            .inspect_err(|_| drop(endpoint.remove_link(&sandbox.namespace)))?;
         sandbox.endpoints.push(endpoint);
         Ok(())
     }
@@ -150,7 +152,10 @@ impl State {
         Ok(Endpoint {
             network: network.api.id.clone(),
             network_name: network.api.name.clone(),
-            interface: sandbox.free_interface(prefix),
+            interface: match interface::name(settings)? {
+                Some(name) => name,
+                None => sandbox.free_interface(prefix),
+            },
             host_interface,
             id,
             mac,
@@ -194,8 +199,18 @@ impl Network {
         let leads_out = !self.is_closed() && !self.parent().is_some_and(ParentOptions::is_open);
         Ok(Place {
             address: Some(Prefix::new(address, pool.subnet.length)),
-            gateway: pool.gateway.filter(|_| leads_out),
+            gateway: self.chosen_gateway(ipv4).or(pool.gateway).filter(|_| leads_out),
         })
+    }
+
+    /// Who leads out instead of this machine, in Docker's names for it.
+    pub(super) fn chosen_gateway(&self, ipv4: bool) -> Option<IpAddr> {
+        self.bridge()?;
+        let name = if ipv4 { "DefaultGatewayIPv4" } else { "DefaultGatewayIPv6" };
+        let mut subnets = self.api.ipam.config.iter().flatten();
+        let address: IpAddr =
+            subnets.find_map(|subnet| subnet.auxiliary_addresses.get(name)?.parse().ok())?;
+        (address.is_ipv4() == ipv4).then_some(address)
     }
 }
 
@@ -270,6 +285,16 @@ fn configure(namespace: &Path, endpoint: &Endpoint) -> Result<()> {
         }
         links.set_up(interface.index)
     })
+}
+
+/// Gives the interface in the container the settings of the kernel that its user wants.
+fn set_sysctls(sandbox: &Sandbox, endpoint: &Endpoint, settings: &EndpointSettings) -> Result<()> {
+    let wanted: Vec<_> = interface::sysctls(settings).into_iter().flatten().collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let set = || Ok(wanted.iter().try_for_each(|sysctl| sysctl.apply(&endpoint.interface)));
+    sandbox::enter(&sandbox.namespace, set)?.map_err(|error| Error::system(error.to_string()))
 }
 
 /// Sends what is for the world by the endpoints that lead there.

@@ -1,7 +1,7 @@
 //! What this engine notes at the links that it makes, so that those of networks that are no more can be told from
 //! somebody else's.
 
-use super::{State, netlink::Links};
+use super::{Network, State, netlink::Links};
 use crate::error::{Context, Result};
 
 /// The note at a network's link. It holds the link's name, so that one that has been given another is nobody's.
@@ -26,8 +26,11 @@ impl State {
     /// Removes the links of networks that are no more: what a crash between the removal of the two has left.
     pub(super) fn remove_strays(&self, links: &mut Links) -> Result<()> {
         for link in links.all().context(|| "list the machine's interfaces".to_owned())? {
-            let network = network_of(&self.engine, &link.name, &link.alias);
-            if network.is_some_and(|network| !self.networks.contains_key(network)) {
+            let Some(network) = network_of(&self.engine, &link.name, &link.alias) else { continue };
+            // One that several networks were on outlives the first.
+            let is_parent =
+                self.networks.values().filter_map(Network::parent).any(|other| other.parent == link.name);
+            if !is_parent && !self.networks.contains_key(network) {
                 tracing::info!("remove the interface {} of a network that is no more", link.name);
                 links.remove(&link.name).context(|| format!("remove the interface {}", link.name))?;
             }

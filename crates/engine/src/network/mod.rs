@@ -12,6 +12,7 @@ mod bridge;
 mod connect;
 mod create;
 mod endpoint;
+mod interface;
 mod ipam;
 mod join;
 mod mark;

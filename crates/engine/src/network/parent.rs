@@ -218,17 +218,11 @@ impl State {
 
     /// Removes the parent of a network that is no more, unless somebody else made it or uses it.
     pub(super) fn remove_parent(&self, network: &Network, options: &ParentOptions) -> Result<()> {
-        if network.is_foreign {
+        if network.is_foreign || self.beside(network, options).next().is_some() {
             return Ok(());
         }
         let what = || format!("remove the interface {}", options.parent);
-        let mut links = Links::open().context(what)?;
-        // It is another's now.
-        if let Some((other, _)) = self.beside(network, options).next() {
-            let parent = options.find(&mut links)?;
-            return mark::set(&mut links, parent.index, &self.engine, &other.api.id, &options.parent);
-        }
-        links.remove(&options.parent).context(what)
+        Links::open().context(what)?.remove(&options.parent).context(what)
     }
 }
 

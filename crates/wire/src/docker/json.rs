@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((request.config.cmd, &request.config.labels.unwrap()["a"]), (None, &String::new()));
         assert!(request.config.exposed_ports.contains_key("80/tcp"));
         assert_eq!(request.host_config.port_bindings["80/tcp"], None);
-        assert_eq!(request.networking_config.endpoints_config["net"], Default::default());
+        assert_eq!(request.networking_config.endpoints_config["net"], None);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(in crate::network) struct BridgeRules {
     pub(in crate::network) subnets: Vec<Subnet>,
     /// Nothing passes between it and the rest of the world.
     pub(in crate::network) internal: bool,
+    /// Interfaces whose other sides route to its containers.
+    pub(in crate::network) trusted: Vec<String>,
     /// Its containers reach each other.
     pub(in crate::network) icc: bool,
     /// Its containers appear to the world as this machine.
@@ -38,6 +40,8 @@ pub(in crate::network) struct Subnet {
     /// The bridge's own address.
     pub(in crate::network) gateway: Option<IpAddr>,
     pub(in crate::network) mode: GatewayMode,
+    /// What containers appear as, instead of the address of the interface that they leave by.
+    pub(in crate::network) host: Option<IpAddr>,
 }
 
 /// A port of this machine that leads to one of a container.
@@ -84,7 +88,11 @@ impl Ruleset {
         for bridge in self.bridges.iter().filter(|bridge| bridge.masquerade && !bridge.internal) {
             for subnet in bridge.subnets.iter().filter(|subnet| subnet.mode != GatewayMode::Routed) {
                 let leaving = Rule::new().within(End::Source, subnet.prefix).goes_not_to(&bridge.interface);
-                table.rule("postrouting", leaving.masquerade());
+                let leaving = match subnet.host {
+                    Some(address) => leaving.appear_as(address),
+                    None => leaving.masquerade(),
+                };
+                table.rule("postrouting", leaving);
             }
         }
         table.commit(socket)
@@ -98,6 +106,10 @@ impl Ruleset {
                 bridge.internal || matches!(subnet.mode, GatewayMode::Nat | GatewayMode::Isolated)
             };
             for subnet in bridge.subnets.iter().filter(is_closed) {
+                for interface in &bridge.trusted {
+                    let rule = Rule::new().comes_from(interface).within(End::Destination, subnet.prefix);
+                    table.rule("raw-prerouting", rule.end(Verdict::Accept));
+                }
                 let mut rule = Rule::new()
                     .comes_not_from(&bridge.interface)
                     .comes_not_from("lo")

@@ -348,7 +348,7 @@ impl Opening<'_> {
             other => return Err(Error::invalid(format!("invalid transport protocol: {other:?}"))),
         };
         let asked = match wanted.host_ip.trim_start_matches('[').trim_end_matches(']') {
-            "" => self.ends.host_binding.filter(|address| !address.is_unspecified()),
+            "" => self.ends.host_binding.filter(|address| *address != Ipv4Addr::UNSPECIFIED),
             text => {
                 let invalid = || Error::invalid(format!("invalid IP address: {text}"));
                 Some(text.parse().map_err(|_| invalid())?)
