@@ -767,6 +767,15 @@ fn options_of_an_interface(t: &Target) -> Outcome {
         "invalid endpoint settings:\nunrecognised network interface sysctl 'net.ipv4.conf.eth0.log_martians=1'; \
          represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
     );
+    // An address beside those of the network.
+    t.ok(["network", "disconnect", &network, &other])?;
+    t.ok(["network", "connect", "--link-local-ip", "169.254.8.9", &network, &other])?;
+    ensure!(
+        reaches(t, &name, text(&endpoint(t, &other, &network)?["IPAddress"]))?,
+        "it is not in the network"
+    );
+    let addresses = t.ok(["exec", &other, "ip", "-o", "addr"])?;
+    ensure!(addresses.contains("inet 169.254.8.9/16"), "{addresses}");
     let missing = t.name("missing");
     let options = format!("name={network},driver-opt={prefix}.sysctls=net.ipv4.conf.IFNAME.nothing=1");
     t.fails(125, ["run", "--name", &missing, "--network", &options, "busybox", "true"])?

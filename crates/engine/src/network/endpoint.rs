@@ -140,3 +140,48 @@ pub(super) fn used_addresses<'a>(
 ) -> BTreeSet<IpAddr> {
     sandboxes.filter_map(|sandbox| sandbox.endpoint(&network.api.id)).flat_map(Endpoint::addresses).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str, gateways: &[&str], priority: i64) -> Endpoint {
+        let gateway = |ipv4: bool| {
+            gateways.iter().map(|text| text.parse::<IpAddr>().unwrap()).find(|ip| ip.is_ipv4() == ipv4)
+        };
+        Endpoint {
+            network: name.to_owned(),
+            network_name: name.to_owned(),
+            id: name.to_owned(),
+            interface: String::new(),
+            host_interface: String::new(),
+            mac: None,
+            ipv4: Some("10.0.0.2/24".parse().unwrap()),
+            ipv6: None,
+            gateway_v4: gateway(true),
+            gateway_v6: gateway(false),
+            is_open: false,
+            names: Vec::new(),
+            links: BTreeMap::new(),
+            priority,
+        }
+    }
+
+    #[test]
+    fn the_way_out_is_dockers() {
+        let chosen = |endpoints: &[Endpoint]| {
+            let sandbox = Sandbox { endpoints: endpoints.to_vec(), ..Sandbox::default() };
+            let (v4, v6) = sandbox.gateways();
+            [v4, v6].map(|endpoint| endpoint.map_or(String::new(), |endpoint| endpoint.id.clone()))
+        };
+        let (a, b) = (endpoint("a", &["10.0.0.1"], 0), endpoint("b", &["10.0.1.1"], 0));
+        assert_eq!(chosen(&[b.clone(), a.clone()]), ["a", ""]);
+        assert_eq!(chosen(&[a.clone(), endpoint("b", &["10.0.1.1"], 1)]), ["b", ""]);
+        // Both families by one endpoint come first, and else each its own.
+        assert_eq!(chosen(&[a.clone(), endpoint("c", &["10.0.2.1", "fd00::1"], 0)]), ["c", "c"]);
+        assert_eq!(chosen(&[a.clone(), b, endpoint("d", &["fd00::1"], 0)]), ["a", "d"]);
+        // Without a gateway, an interface may lead out by itself.
+        assert_eq!(chosen(&[endpoint("e", &[], 0)]), ["", ""]);
+        assert_eq!(chosen(&[Endpoint { is_open: true, ..endpoint("e", &[], 0) }]), ["e", ""]);
+    }
+}

@@ -1,10 +1,10 @@
 //! What an endpoint's own options say about its interface in the container.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, net::IpAddr, path::PathBuf};
 
 use wire::docker::network::EndpointSettings;
 
-use super::options::check_interface;
+use super::{address::Prefix, options::check_interface};
 use crate::error::Result;
 
 const NAME: &str = "com.docker.network.endpoint.ifname";
@@ -35,6 +35,13 @@ pub(super) fn name(settings: &EndpointSettings) -> Result<Option<String>> {
 /// The settings that an interface is to have; what is none, in Docker's words.
 pub(super) fn sysctls(settings: &EndpointSettings) -> Vec<Result<Sysctl, String>> {
     option(settings, SYSCTLS).into_iter().flat_map(|all| all.split(',')).map(Sysctl::parse).collect()
+}
+
+/// Addresses for the link alone, which no network gives out: of RFC 3927, and of RFC 4291.
+pub(super) fn link_local(settings: &EndpointSettings) -> Vec<Prefix> {
+    let asked = settings.ipam_config.iter().flat_map(|ipam| ipam.link_local_ips.iter().flatten());
+    let addresses = asked.filter_map(|text| text.parse::<IpAddr>().ok());
+    addresses.map(|address| Prefix::new(address, if address.is_ipv4() { 16 } else { 64 })).collect()
 }
 
 impl Sysctl {

@@ -65,7 +65,7 @@ impl State {
             Driver::Parent(options) => join_parent(&mut links, &network, options, sandbox, &endpoint)?,
             Driver::None => {}
         }
-        set_sysctls(sandbox, &endpoint, settings)
+        set_wishes(sandbox, &endpoint, settings)
             .inspect_err(|_| drop(endpoint.remove_link(&sandbox.namespace)))?;
         sandbox.endpoints.push(endpoint);
         Ok(())
@@ -224,16 +224,26 @@ fn join_parent(
 ) -> Result<()> {
     let parent = options.find(links)?;
     let namespace = sandbox::open(&sandbox.namespace)?;
+    // Its name is first looked for where its parent is, and there may be an eth0.
+    let made_as = format!("veth{}", endpoint.id.get(..7).unwrap_or_default());
     let upper = NewUpper {
-        name: &endpoint.interface,
+        name: &made_as,
         kind: options.kind,
         parent: parent.index,
         mac: endpoint.mac,
         namespace: namespace.as_fd(),
     };
-    links
-        .add_upper(&upper)
-        .map_err(parent::failed(format!("failed to create the {} port", network.api.driver)))?;
+    let what = || format!("failed to create the {} port", network.api.driver);
+    links.add_upper(&upper).map_err(parent::failed(what()))?;
+    let rename = || {
+        let mut links = Links::open()?;
+        let renamed = links.rename(&made_as, &endpoint.interface);
+        if renamed.is_err() {
+            links.remove(&made_as)?;
+        }
+        Ok(renamed)
+    };
+    sandbox::enter(&sandbox.namespace, rename)?.map_err(parent::failed(what()))?;
     configure(&sandbox.namespace, endpoint).inspect_err(|_| drop(endpoint.remove_link(&sandbox.namespace)))
 }
 
@@ -287,13 +297,22 @@ fn configure(namespace: &Path, endpoint: &Endpoint) -> Result<()> {
     })
 }
 
-/// Gives the interface in the container the settings of the kernel that its user wants.
-fn set_sysctls(sandbox: &Sandbox, endpoint: &Endpoint, settings: &EndpointSettings) -> Result<()> {
-    let wanted: Vec<_> = interface::sysctls(settings).into_iter().flatten().collect();
-    if wanted.is_empty() {
+/// Gives the interface in the container what its user wants of it beside the network's addresses.
+fn set_wishes(sandbox: &Sandbox, endpoint: &Endpoint, settings: &EndpointSettings) -> Result<()> {
+    let sysctls: Vec<_> = interface::sysctls(settings).into_iter().flatten().collect();
+    let addresses = interface::link_local(settings);
+    if sysctls.is_empty() && addresses.is_empty() {
         return Ok(());
     }
-    let set = || Ok(wanted.iter().try_for_each(|sysctl| sysctl.apply(&endpoint.interface)));
+    let set = || {
+        let mut links = Links::open()?;
+        let found = links.find(&endpoint.interface)?;
+        for (found, address) in found.iter().flat_map(|found| addresses.iter().map(move |to| (found, to))) {
+            links.add_address(found.index, *address)?;
+        }
+        // What fails here is the user's to know.
+        Ok(sysctls.iter().try_for_each(|sysctl| sysctl.apply(&endpoint.interface)))
+    };
     sandbox::enter(&sandbox.namespace, set)?.map_err(|error| Error::system(error.to_string()))
 }
 

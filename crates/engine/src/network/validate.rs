@@ -94,7 +94,7 @@ pub(super) fn endpoint(network: &Network, settings: &EndpointSettings) -> Result
             local.push(text);
         }
         for text in wanted.link_local_ips.iter().flatten() {
-            if text.parse::<IpAddr>().is_err() {
+            if text.parse::<IpAddr>().map_or(true, |address| address.is_unspecified()) {
                 faults.push(format!("invalid link-local IP address: {text}"));
             }
         }

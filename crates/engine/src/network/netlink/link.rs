@@ -269,6 +269,13 @@ impl Links {
         }))
     }
 
+    /// Gives a link another name. It must be down.
+    pub(in crate::network) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let found = self.find(from)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        let message = Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, found.index, None));
+        self.0.request(message.text(IFLA_IFNAME, to))
+    }
+
     /// Gives a link another address.
     pub(in crate::network) fn set_mac(&mut self, index: u32, mac: Mac) -> io::Result<()> {
         let message = Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, index, None));
