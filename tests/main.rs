@@ -43,6 +43,9 @@ fn main() -> ExitCode {
     for line in docker::summaries() {
         say(&line);
     }
+    for (name, reason) in case::failed() {
+        say(&format!("\nFAILED: {name}\n  {}", reason.replace('\n', "\n  ")));
+    }
     let skipped = case::skipped();
     if !skipped.is_empty() {
         say("\nSKIPPED:");

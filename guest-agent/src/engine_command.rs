@@ -7,6 +7,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use clap::Args;
 use tracing::Level;
+use wire::settings::Proxies;
 
 use crate::logging;
 
@@ -34,6 +35,18 @@ pub(crate) struct Options {
     /// A mirror of Docker Hub to ask first; can be repeated
     #[arg(long = "registry-mirror", value_name = "URL")]
     registry_mirrors: Vec<String>,
+    /// A proxy on the way to registries [default: the environment's HTTP_PROXY]
+    #[arg(long, value_name = "URL")]
+    http_proxy: Option<String>,
+    /// The same for registries with TLS [default: HTTPS_PROXY]
+    #[arg(long, value_name = "URL")]
+    https_proxy: Option<String>,
+    /// Hosts, domains and CIDRs that are reached without a proxy, separated by commas [default: NO_PROXY]
+    #[arg(long, value_name = "LIST")]
+    no_proxy: Option<String>,
+    /// Give new containers the proxies in their environment
+    #[arg(long)]
+    container_proxy: bool,
     /// Run containers with the subordinate users and groups of this one (see subuid(5)); "default" is the
     /// user dockremap
     #[arg(long, value_name = "USER[:GROUP]")]
@@ -69,12 +82,15 @@ fn serve(options: Options) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the engine's threads")?;
+    let proxies = Proxies { http: options.http_proxy, https: options.https_proxy, no: options.no_proxy };
     runtime.block_on(engine::serve(engine::Config {
         data_root: options.data_root,
         exec_root: options.exec_root,
         hosts: options.hosts,
         insecure_registries: options.insecure_registries,
         registry_mirrors: options.registry_mirrors,
+        proxies: proxies.or(Proxies::from_environment()),
+        container_proxy: options.container_proxy,
         userns_remap: options.userns_remap,
         host_ports: options.host_ports,
     }))?;

@@ -17,7 +17,11 @@ const WARM_UP: usize = 3;
 const SETTLE: Duration = Duration::from_secs(5);
 
 fn create(engine: &Engine, command: &[&str]) -> Result<String> {
-    let body = json!({"Image": "busybox", "Cmd": command, "HostConfig": {"NetworkMode": "none"}});
+    create_in(engine, "none", command)
+}
+
+fn create_in(engine: &Engine, network: &str, command: &[&str]) -> Result<String> {
+    let body = json!({"Image": "busybox", "Cmd": command, "HostConfig": {"NetworkMode": network}});
     let made = engine.api().post("/containers/create").json(&body).send()?.expect(201)?.json()?;
     Ok(made["Id"].as_str().context("no id")?.to_owned())
 }
@@ -191,4 +195,40 @@ pub(crate) fn memory() -> Result<Vec<Figure>> {
     let (limit, peer) = (Some(Limit::Value(40.0)), Some(("dockerd, containerd and shims", peer)));
     let name = "memory with 50 running containers (PSS)".to_owned();
     Ok(vec![Figure { name, ours, peer, limit, samples: 1 }])
+}
+
+/// What a network adds to a container's start, and what making one and removing it takes.
+pub(crate) fn networks() -> Result<Vec<Figure>> {
+    const SAMPLES: usize = 30;
+    let engines = engines()?;
+    let start_in = |network: &'static str| {
+        in_turn(&engines, SAMPLES, |number| {
+            let engine = &engines[number];
+            let id = create_in(engine, network, &["sleep", "100000"])?;
+            let begun = Instant::now();
+            start(engine, &id)?;
+            let time = begun.elapsed();
+            remove(engine, &id)?;
+            Ok(time)
+        })
+    };
+    let (none, bridge) = (start_in("none")?, start_in("bridge")?);
+    let added: Vec<Duration> = none
+        .into_iter()
+        .zip(bridge)
+        .map(|(none, bridge)| median(bridge).saturating_sub(median(none)))
+        .collect();
+    let [ours, peer] = added[..] else { return Err(anyhow!("not two engines")) };
+    let name = "what the network bridge adds to a start".to_owned();
+    let (ours, peer) = (Value::time(ours), Some(("dockerd", Value::time(peer))));
+    let added = Figure { name, ours, peer, limit: Some(Limit::Value(8.0)), samples: SAMPLES };
+    let made = in_turn(&engines, SAMPLES, |number| {
+        let api = engines[number].api();
+        let begun = Instant::now();
+        let body = json!({"Name": "measured"});
+        api.post("/networks/create").json(&body).send()?.expect(201)?;
+        api.delete("/networks/measured").send()?.expect(204)?;
+        Ok(begun.elapsed())
+    })?;
+    Ok(vec![added, times("a network made and removed", made, 10.0)])
 }

@@ -4,10 +4,14 @@
 mod containers;
 /// Create, start, wait, remove, over the API.
 mod cycle;
+/// A machine's emulator without the machine.
+mod emulator;
 /// A machine that has nothing to do.
 mod idle;
 /// The guest's network, beside others'.
 mod network;
+/// Published ports.
+mod ports;
 /// From `coracle start` until Docker answers.
 mod start;
 /// Figures and how they are printed.
@@ -38,6 +42,13 @@ const ROWS: &[Row] = &[
     ("memory", "the engine and its helpers with 50 running containers", containers::memory),
     ("network", "throughput of usernet on a TAP interface, pasta and slirp4netns", network::throughput),
     ("idle-connections", "usernet with 10,000 idle connections", network::idle_connections),
+    ("ports", "published ports: ours natively, dockerd's proxy and its rules", ports::published),
+    ("machine-ports", "published ports of a machine, and QEMU's hostfwd", ports::of_a_machine),
+    (
+        "bridge",
+        "a container's start in a network beyond one without; a network's making",
+        containers::networks,
+    ),
     (
         "start",
         "`coracle start` until `docker version` answers, and the bare boot of the same kernel",

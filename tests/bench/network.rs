@@ -160,7 +160,7 @@ impl Joined {
     }
 }
 
-fn this_program() -> Result<PathBuf> {
+pub(crate) fn this_program() -> Result<PathBuf> {
     std::env::current_exe().context("where is this program?")
 }
 

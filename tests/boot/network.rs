@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use tests::archive::{Image, Tar, busybox_root};
 use tests::case::Outcome;
 use tests::engine::Kind;
+use tests::proxy::Proxy;
 use tests::target::Target;
 use tests::{archive, cases, ensure_eq};
 
@@ -25,6 +26,8 @@ cases! {
     names.on(&[Kind::Machine]).alone(),
     pull_from_a_registry_of_the_host.on(&[Kind::Machine]),
     network_after_a_restart.on(&[Kind::Machine]).alone(),
+    ports_of_the_host_network.on(&[Kind::Machine]),
+    proxies_of_the_host.on(&[Kind::Machine]).alone(),
 }
 
 /// `docker run --rm --network host busybox sh -c SCRIPT`.
@@ -207,5 +210,80 @@ fn network_after_a_restart(t: &Target) -> Outcome {
     machine.ok(["restart"])?;
     t.ok(["version"])?;
     ensure_eq!(run(t, &format!("wget -qO- http://host.docker.internal:{port}/"))?, "again");
+    Ok(())
+}
+
+/// To its user a container with `--network host` is in the host's network.
+fn ports_of_the_host_network(t: &Target) -> Outcome {
+    let [any, loopback] = [t.name("any"), t.name("loopback")];
+    let serve = |name: &str, place: &str| {
+        let script = format!("echo {name} > /index.html; exec httpd -f -h / -p {place}");
+        t.ok(["run", "-d", "--network", "host", "--name", name, "busybox", "sh", "-c", &script])
+    };
+    let get = |address: &str| -> anyhow::Result<String> {
+        let mut server = t.namespace().connect(address.parse()?)?;
+        server.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+        let mut lines = BufReader::new(server).lines();
+        lines.by_ref().take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).count();
+        Ok(lines.next().context("no answer")??)
+    };
+    let eventually = |what: &str, address: &str, expected: Option<&str>| {
+        tests::wait::eventually_true(what, Duration::from_secs(30), || {
+            Ok(get(address).ok().as_deref() == expected)
+        })
+    };
+    serve(&any, "8081")?;
+    eventually("the host has the container's port", "127.0.0.1:8081", Some(&any))?;
+    ensure_eq!(get("[::1]:8081")?, any);
+    // Also on other addresses of the host's, unless the program listens on the loopback address alone.
+    t.namespace()
+        .program("ip")
+        .args(["addr", "add", "198.51.100.8/32", "dev", "lo"])
+        .output()?
+        .expect_code(0)?;
+    ensure_eq!(get("198.51.100.8:8081")?, any);
+    serve(&loopback, "127.0.0.1:8082")?;
+    eventually("the host has the other's port", "127.0.0.1:8082", Some(&loopback))?;
+    ensure!(get("198.51.100.8:8082").is_err(), "a loopback port is open to others");
+    t.ok(["rm", "-f", &any])?;
+    eventually("the port is closed with its container", "127.0.0.1:8081", None)?;
+    ensure_eq!(get("127.0.0.1:8082")?, loopback);
+    Ok(())
+}
+
+/// The proxies that `coracle start` finds in its environment are those of pulls and, if asked, of containers; one on
+/// the host's loopback address is reached.
+fn proxies_of_the_host(t: &Target) -> Outcome {
+    const PORT: u16 = 3128;
+    let machine = t.machine()?;
+    let server = web_server(t, b"by proxy")?;
+    let proxy = Proxy::start(t.namespace(), PORT, ([127, 0, 0, 1], server).into())?;
+    machine.ok(["config", "set", "container-proxy", "true"])?;
+    machine.ok(["config", "set", "no-proxy", "direct.test"])?;
+    let url = format!("http://127.0.0.1:{PORT}");
+    let restart = machine.coracle(["restart"]).env("http_proxy", &url).env("HTTPS_PROXY", &url);
+    restart.output()?.expect_code(0)?;
+
+    let seen = format!("http://host.docker.internal:{PORT}/");
+    ensure_eq!(t.ok(["info", "--format", "{{.HTTPProxy}} {{.HTTPSProxy}}"])?, format!("{seen} {seen}"));
+    t.fails(1, ["pull", "registry.test/some/image"])?;
+    proxy.expect("CONNECT registry.test:443 ")?;
+    let get = "wget -qO- http://anything.test/page";
+    let run = |options: &[&str]| t.ok([&["run", "--rm"], options, &["busybox", "sh", "-c", get]].concat());
+    ensure_eq!(run(&[])?, "by proxy");
+    proxy.expect("GET http://anything.test/page ")?;
+    let environment = t.ok(["run", "--rm", "busybox", "env"])?;
+    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
+        ensure!(environment.lines().any(|line| line == format!("{variable}={seen}")), "{environment}");
+    }
+    ensure!(environment.contains("NO_PROXY=direct.test,host.docker.internal,"), "{environment}");
+    // What the user says holds.
+    ensure!(run(&["-e", "http_proxy="]).is_err(), "a name that nobody knows was found");
+    // A password of the host's is in no list of processes.
+    let processes = machine.ok(["shell", "--", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"])?;
+    ensure!(!processes.contains("3128"), "{processes}");
+    machine.ok(["config", "set", "container-proxy", "false"])?;
+    machine.ok(["restart"])?;
+    ensure!(!t.ok(["run", "--rm", "busybox", "env"])?.to_lowercase().contains("proxy"), "a proxy is left");
     Ok(())
 }

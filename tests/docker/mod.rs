@@ -19,6 +19,7 @@ mod names;
 mod networks;
 mod networks_at_start;
 mod ports;
+mod proxy;
 mod pull;
 mod restart;
 mod stats;
@@ -49,6 +50,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("networks", networks::cases()),
         ("networks_at_start", networks_at_start::cases()),
         ("ports", ports::cases()),
+        ("proxy", proxy::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),
         ("stats", stats::cases()),

@@ -186,6 +186,8 @@ pub fn equal<A: PartialEq<B> + fmt::Debug + ?Sized, B: fmt::Debug + ?Sized>(
     Ok(())
 }
 
+/// What failed, with its reason: told again at the very end, which is all that many a log keeps.
+static FAILED: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 /// Cases that could not be run, by reason.
 static SKIPPED: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
 
@@ -203,7 +205,12 @@ pub fn trials(
             let name = format!("{kind}::{module}::{}", case.name);
             let case = case.clone();
             let trial_name = name.clone();
-            let trial = move || run(case, kind, &name, required.contains(&kind));
+            let trial = move || {
+                run(case, kind, &name, required.contains(&kind)).inspect_err(|failed| {
+                    let reason = failed.message().unwrap_or_default().to_owned();
+                    FAILED.lock().unwrap_or_else(PoisonError::into_inner).insert(name, reason);
+                })
+            };
             trials.push(Trial::ignorable_test(trial_name, trial));
         }
     }
@@ -247,6 +254,13 @@ fn run(case: Case, kind: Kind, name: &str, required: bool) -> Result<Completion,
 /// An error with its causes, one a line, and no backtrace: what matters is what the engine said.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
+}
+
+/// Every case that failed, with its reason.
+#[must_use]
+pub fn failed() -> Vec<(String, String)> {
+    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    failed.iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
 }
 
 /// Every reason for which something was skipped, with the number of cases.

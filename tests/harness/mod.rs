@@ -21,6 +21,8 @@ pub mod namespace;
 pub mod places;
 /// Programs that run.
 pub mod process;
+/// An HTTP proxy.
+pub mod proxy;
 /// Registries to pull from.
 pub mod registry;
 /// This binary in other roles.

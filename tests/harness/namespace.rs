@@ -77,7 +77,13 @@ impl Namespace {
     /// A program to run inside.
     #[must_use]
     pub fn program(&self, path: impl AsRef<OsStr>) -> Program {
-        Program::new(path).through([roles::ENTER.to_owned(), self.init.as_raw_nonzero().to_string()])
+        self.adopt(Program::new(path))
+    }
+
+    /// The same program, inside.
+    #[must_use]
+    pub fn adopt(&self, program: Program) -> Program {
+        program.through([roles::ENTER.to_owned(), self.init.as_raw_nonzero().to_string()])
     }
 
     /// Runs `work` on a thread that is in the network namespace: sockets that it makes belong there for ever.

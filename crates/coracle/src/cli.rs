@@ -85,7 +85,13 @@ pub(crate) struct Choices {
 
 impl Choices {
     pub(crate) fn config(&self) -> Config {
-        Config { cpus: self.cpus, memory: self.memory, disk: self.disk, accel: self.accel }
+        Config {
+            cpus: self.cpus,
+            memory: self.memory,
+            disk: self.disk,
+            accel: self.accel,
+            ..Config::default()
+        }
     }
 }
 
@@ -194,16 +200,18 @@ pub(crate) struct ConfigArgs {
 pub(crate) enum ConfigAction {
     /// Print the value of a key, or all keys
     Get {
-        /// cpus, memory, disk or accel
+        /// cpus, memory, disk, accel, http-proxy, https-proxy, no-proxy or container-proxy
         key: Option<String>,
         #[command(flatten)]
         machine: Machine,
     },
     /// Change a value, from the next start on
     Set {
-        /// cpus, memory, disk or accel
+        /// cpus, memory, disk, accel: as the options of `coracle start`;
+        /// http-proxy, https-proxy, no-proxy: how images are pulled [default: as the environment of `coracle start` says];
+        /// container-proxy: whether containers find the proxies in their environment [default: false]
         key: String,
-        /// As the option of the same name of `coracle start`
+        /// A value, as the option or the environment variable of the same name has it; "none" for no proxy
         value: String,
         #[command(flatten)]
         machine: Machine,

@@ -5,6 +5,7 @@
 //! * `coracle` and the app ↔ machine process: [`app`], over `control.sock`;
 //! * machine process ↔ guest's PID 1: [`guest`], over a vsock stream;
 //! * guest's engine ↔ machine process: [`ports`], over a vsock stream;
+//! * guest's PID 1 ↔ machine process: [`settings`], over a vsock stream;
 //! * [`vsock`] says which port carries what, [`mod@line`] and [`frame`] how JSON and byte streams are cut.
 
 /// Requests to a machine process on its control socket.
@@ -21,5 +22,7 @@ pub mod line;
 pub mod network;
 /// Ports that the guest's engine has the host open.
 pub mod ports;
+/// What the host's user has chosen for the guest.
+pub mod settings;
 /// Addresses inside and outside the guest.
 pub mod vsock;

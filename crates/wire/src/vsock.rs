@@ -11,3 +11,5 @@ pub const CONTROL_PORT: u32 = 1024;
 pub const DOCKER_PORT: u32 = 2375;
 /// Host port of the machine process: [`crate::ports`].
 pub const HOST_PORTS_PORT: u32 = 1025;
+/// Host port of the machine process: [`crate::settings`].
+pub const SETTINGS_PORT: u32 = 1026;

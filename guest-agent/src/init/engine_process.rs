@@ -18,13 +18,14 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use wire::guest::Stage;
 use wire::network::HOST;
+use wire::settings::Settings;
 use wire::vsock::{DOCKER_PORT, HOST_PORTS_PORT};
 
 use super::engine_log::EngineLog;
 use super::ping::{Answer, ping};
 use super::reaper::{Child, Exit};
 use super::waiting::wait_readable;
-use super::{Machine, cgroups, disk, tools};
+use super::{Machine, cgroups, disk, host_settings, tools};
 use crate::logging;
 
 const SOCKET: &str = "/run/docker.sock";
@@ -45,11 +46,12 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 /// When the engine cannot be started, or has died too often in a row.
 pub(crate) fn supervise(machine: &Machine, program: &Path, log_level: &str) -> Result<Option<Child>> {
     let log = EngineLog::start(logging::console()).context("cannot read the engine's messages")?;
+    let settings = host_settings::ask();
     let mut policy = RestartPolicy::default();
     loop {
         machine.state.set(Stage::StartingEngine);
         let started = Instant::now();
-        let engine = start(machine, program, log_level, &log)?;
+        let engine = start(machine, command(program, log_level, &settings), &log)?;
         match serve(machine, &engine, started)? {
             End::PowerOff => return Ok(Some(engine)),
             End::Died { exit, served } => {
@@ -78,14 +80,13 @@ enum End {
     Died { exit: Exit, served: bool },
 }
 
-fn start(machine: &Machine, program: &Path, log_level: &str, log: &EngineLog) -> Result<Child> {
+fn start(machine: &Machine, mut command: Command, log: &EngineLog) -> Result<Child> {
     match fs::remove_file(SOCKET) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("cannot remove the old {SOCKET}"));
         }
         _ => {}
     }
-    let mut command = command(program, log_level);
     command.stderr(log.writer()?);
     // Not being in its own group costs accounting, not service.
     match cgroups::open_engine_group() {
@@ -95,10 +96,10 @@ fn start(machine: &Machine, program: &Path, log_level: &str, log: &EngineLog) ->
     machine
         .children
         .spawn(&mut command)
-        .with_context(|| format!("cannot start the engine {}", program.display()))
+        .with_context(|| format!("cannot start the engine {}", Path::new(command.get_program()).display()))
 }
 
-fn command(program: &Path, log_level: &str) -> Command {
+fn command(program: &Path, log_level: &str, settings: &Settings) -> Command {
     let mut command = Command::new(program);
     command
         .arg("engine")
@@ -113,9 +114,14 @@ fn command(program: &Path, log_level: &str) -> Command {
         .env_clear()
         .env("PATH", tools::PATH)
         .env("HOME", "/root")
+        // Not as options: a password is nobody's business who lists processes.
+        .envs(settings.proxies.variables())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
+    if settings.container_proxy {
+        command.arg("--container-proxy");
+    }
     command
 }
 

@@ -26,6 +26,8 @@ mod engine_log;
 mod engine_process;
 /// Making the data disk's file system.
 mod format;
+/// What the host's user has chosen.
+mod host_settings;
 /// Network interfaces.
 mod interface;
 /// Host name, kernel settings, resource limits, loopback.

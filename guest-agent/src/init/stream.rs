@@ -14,6 +14,17 @@ const BACKLOG: libc::c_int = 128;
 pub(crate) struct Stream(OwnedFd);
 
 impl Stream {
+    /// Connects to a vsock port; the kernel gives up after 2 s. vsock(7).
+    pub(crate) fn connect(cid: u32, port: u32) -> io::Result<Stream> {
+        let socket = vsock_socket()?;
+        let (address, length) = vsock_address(cid, port);
+        // SAFETY: the address is valid for its length, and the call only reads it.
+        match unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) } {
+            0 => Ok(Stream(socket)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Ends a blocking read that takes longer; `None` lets it block for ever.
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         Ok(set_socket_timeout(&self.0, Timeout::Recv, timeout)?)
@@ -73,19 +84,8 @@ pub(crate) struct VsockListener(OwnedFd);
 
 impl VsockListener {
     pub(crate) fn bind(port: u32) -> io::Result<VsockListener> {
-        // SAFETY: `socket` takes no pointers.
-        let fd = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `socket` has just returned this descriptor, and nothing else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: all zeroes is a valid sockaddr_vm.
-        let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
-        address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
-        address.svm_cid = libc::VMADDR_CID_ANY;
-        address.svm_port = port;
-        let length = size_of_val(&address) as libc::socklen_t;
+        let socket = vsock_socket()?;
+        let (address, length) = vsock_address(libc::VMADDR_CID_ANY, port);
         // SAFETY: the address is valid for its length, and both calls only read it.
         let result = unsafe {
             match libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) {
@@ -116,4 +116,24 @@ impl VsockListener {
         // SAFETY: `accept4` has just returned this descriptor, and nothing else owns it.
         Ok((Stream(unsafe { OwnedFd::from_raw_fd(fd) }), peer.svm_cid))
     }
+}
+
+fn vsock_socket() -> io::Result<OwnedFd> {
+    // SAFETY: `socket` takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `socket` has just returned this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// An address and its length in bytes.
+fn vsock_address(cid: u32, port: u32) -> (libc::sockaddr_vm, libc::socklen_t) {
+    // SAFETY: all zeroes is a valid sockaddr_vm.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    (address, size_of_val(&address) as libc::socklen_t)
 }

@@ -218,26 +218,39 @@ fn shell_session(
     (&guest).write_all(early)?;
     let mut to_client = stream;
     to_client.write_all(&rest)?;
-    thread::scope(|scope| {
-        scope.spawn(|| carry(stream, &guest));
-        carry(&guest, stream);
-    });
+    relay(stream, &guest);
     Ok(())
 }
 
-/// Carries bytes one way, and then the end. When the receiver is gone, the sender is told as well.
-fn carry(mut from: &UnixStream, mut to: &UnixStream) {
+/// Carries bytes both ways until the guest has ended its direction, or the client is gone.
+fn relay(client: &UnixStream, guest: &UnixStream) {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = carry(client, guest);
+            // A guest that takes no more input may still have a last word.
+            let _ = client.shutdown(Shutdown::Read);
+            let _ = guest.shutdown(Shutdown::Write);
+        });
+        match carry(guest, client) {
+            Ok(()) => drop(client.shutdown(Shutdown::Write)),
+            Err(_) => {
+                // Both directions: a half that lives on would keep the other thread waiting for ever.
+                let _ = guest.shutdown(Shutdown::Both);
+                let _ = client.shutdown(Shutdown::Both);
+            }
+        }
+    });
+}
+
+/// Carries bytes one way until there are no more.
+fn carry(mut from: &UnixStream, mut to: &UnixStream) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => return drop(to.shutdown(Shutdown::Write)),
-            Ok(length) if to.write_all(&buffer[..length]).is_ok() => {}
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(_) | Err(_) => {
-                // Both directions: a half that lives on would keep the other thread waiting for ever.
-                let _ = from.shutdown(Shutdown::Both);
-                return drop(to.shutdown(Shutdown::Both));
-            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -285,6 +298,21 @@ mod tests {
             move || serve(&listener, &machine)
         });
         Served { machine, events, dir, _home: home }
+    }
+
+    #[test]
+    fn the_last_word_of_a_guest_that_takes_no_more_input_arrives() {
+        let (mut client, ours) = UnixStream::pair().unwrap();
+        let (theirs, mut guest) = UnixStream::pair().unwrap();
+        let relaying = thread::spawn(move || relay(&ours, &theirs));
+        guest.shutdown(Shutdown::Read).unwrap();
+        while client.write_all(b"input").is_ok() {}
+        guest.write_all(b"exit").unwrap();
+        drop(guest);
+        let mut word = [0; 4];
+        client.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"exit");
+        relaying.join().unwrap();
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Host sockets that lead into the guest.
+//! Host sockets that lead into the guest, and the guest's that lead to the host.
 
 /// `docker.sock`.
 pub(crate) mod docker;
 /// Published ports.
 pub(crate) mod ports;
+/// The user's choices, as far as the guest has to know them.
+pub(crate) mod settings;

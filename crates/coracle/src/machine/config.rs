@@ -3,18 +3,21 @@
 use std::{fs, io, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::Deserialize;
-use toml_edit::{DocumentMut, Item, value};
+use serde::{Deserialize, Serialize};
+use toml_edit::{DocumentMut, Item};
 use vmm::Accel;
+use wire::settings::Proxies;
 
 use super::{
     home::write_atomically,
+    proxy::{self, ProxyUrl},
     size::{GIB, MIB, Size},
 };
 use crate::platform;
 
 /// The keys of the file, in the order in which they are shown.
-pub(crate) const KEYS: [&str; 4] = ["cpus", "memory", "disk", "accel"];
+pub(crate) const KEYS: [&str; 8] =
+    ["cpus", "memory", "disk", "accel", "http-proxy", "https-proxy", "no-proxy", "container-proxy"];
 
 /// More virtual CPUs than this help nobody and cost memory in the guest.
 const MAX_CPUS: u8 = 64;
@@ -28,14 +31,23 @@ const MAX_DISK: Size = Size::whole(64 << 40);
 const DEFAULT_DISK: Size = Size::whole(60 * GIB);
 
 /// What a machine is to be like; `None` follows the default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
     pub(crate) cpus: Option<u8>,
     pub(crate) memory: Option<Size>,
     pub(crate) disk: Option<Size>,
-    #[serde(default, deserialize_with = "accel_from_text")]
+    #[serde(default, serialize_with = "accel_to_text", deserialize_with = "accel_from_text")]
     pub(crate) accel: Option<Accel>,
+    pub(crate) http_proxy: Option<ProxyUrl>,
+    pub(crate) https_proxy: Option<ProxyUrl>,
+    /// Hosts, domains and CIDRs that are reached without a proxy, separated by commas.
+    pub(crate) no_proxy: Option<String>,
+    pub(crate) container_proxy: Option<bool>,
+}
+
+fn accel_to_text<S: serde::Serializer>(accel: &Option<Accel>, serializer: S) -> Result<S::Ok, S::Error> {
+    accel.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 fn accel_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Accel>, D::Error> {
@@ -50,6 +62,25 @@ pub(crate) struct Settings {
     pub(crate) memory: Size,
     pub(crate) disk: Size,
     pub(crate) accel: Accel,
+    pub(crate) proxies: Proxies,
+    pub(crate) container_proxy: bool,
+}
+
+impl Settings {
+    /// The value of each of [`KEYS`], as [`Config::of`] reads it.
+    pub(crate) fn values(&self) -> [String; KEYS.len()] {
+        let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| proxy::NONE.to_owned());
+        [
+            self.cpus.to_string(),
+            self.memory.to_string(),
+            self.disk.to_string(),
+            self.accel.to_string(),
+            or_none(&self.proxies.http),
+            or_none(&self.proxies.https),
+            or_none(&self.proxies.no),
+            self.container_proxy.to_string(),
+        ]
+    }
 }
 
 impl Config {
@@ -74,6 +105,10 @@ impl Config {
             memory: over.memory.or(self.memory),
             disk: over.disk.or(self.disk),
             accel: over.accel.or(self.accel),
+            http_proxy: over.http_proxy.or(self.http_proxy),
+            https_proxy: over.https_proxy.or(self.https_proxy),
+            no_proxy: over.no_proxy.or(self.no_proxy),
+            container_proxy: over.container_proxy.or(self.container_proxy),
         }
     }
 
@@ -84,16 +119,8 @@ impl Config {
         let mut document: DocumentMut = old.parse().map_err(|error: toml_edit::TomlError| {
             anyhow!("{}: {}", path.display(), one_line(error.message()))
         })?;
-        let choices = [
-            self.cpus.map(|cpus| value(i64::from(cpus))),
-            self.memory.map(|size| value(size.to_string())),
-            self.disk.map(|size| value(size.to_string())),
-            self.accel.as_ref().map(|accel| value(accel.to_string())),
-        ];
-        for (key, choice) in KEYS.into_iter().zip(choices) {
-            if let Some(choice) = choice {
-                set(&mut document, key, choice);
-            }
+        for (key, choice) in self.choices()? {
+            set(&mut document, &key, choice);
         }
         let new = document.to_string();
         if new != old {
@@ -101,6 +128,12 @@ impl Config {
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Each choice that is made, by its key.
+    pub(crate) fn choices(&self) -> Result<impl Iterator<Item = (String, Item)>> {
+        let table = toml_edit::ser::to_document(self).context("settings cannot be written as TOML")?;
+        Ok(table.into_table().into_iter().map(|(key, item)| (key.to_string(), item)))
     }
 
     /// A configuration in which `key` alone is chosen, as `text` says.
@@ -112,6 +145,12 @@ impl Config {
             "memory" => config.memory = Some(text.parse().map_err(|error| wrong(&error))?),
             "disk" => config.disk = Some(text.parse().map_err(|error| wrong(&error))?),
             "accel" => config.accel = Some(text.parse().map_err(|error| wrong(&error))?),
+            "http-proxy" => config.http_proxy = Some(text.parse().map_err(|error| wrong(&error))?),
+            "https-proxy" => config.https_proxy = Some(text.parse().map_err(|error| wrong(&error))?),
+            "no-proxy" => config.no_proxy = Some(text.to_owned()),
+            "container-proxy" => {
+                config.container_proxy = Some(text.parse().map_err(|_| wrong(&"neither true nor false"))?);
+            }
             _ => bail!("unknown key {key:?}; the keys are {}", KEYS.join(", ")),
         }
         Ok(config)
@@ -127,6 +166,12 @@ impl Config {
             memory: self.memory.unwrap_or_else(|| host.default_memory()),
             disk: self.disk.or(disk_now).unwrap_or(DEFAULT_DISK),
             accel: self.accel.unwrap_or(Accel::Auto),
+            proxies: Proxies {
+                http: self.http_proxy.map_or_else(|| host.proxies.http.clone(), ProxyUrl::into_url),
+                https: self.https_proxy.map_or_else(|| host.proxies.https.clone(), ProxyUrl::into_url),
+                no: self.no_proxy.map_or_else(|| host.proxies.no.clone(), proxy::unless_none),
+            },
+            container_proxy: self.container_proxy.unwrap_or(false),
         };
         if !(1..=MAX_CPUS).contains(&settings.cpus) {
             bail!("cpus = {}: a machine has 1 to {MAX_CPUS} CPUs", settings.cpus);
@@ -150,11 +195,13 @@ impl Config {
     }
 }
 
-/// What the host has, as far as it limits a machine.
-#[derive(Debug, Clone, Copy)]
+/// What the host has, as far as it limits a machine, and what it says where the user does not.
+#[derive(Debug, Clone)]
 pub(crate) struct Host {
     pub(crate) cpus: u8,
     pub(crate) memory: Size,
+    /// Those of this process's environment.
+    pub(crate) proxies: Proxies,
 }
 
 impl Host {
@@ -162,7 +209,7 @@ impl Host {
         let cpus =
             std::thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(u8::MAX));
         let memory = platform::memory_bytes().context("cannot tell how much memory this host has")?;
-        Ok(Host { cpus, memory: Size::from_bytes(memory) })
+        Ok(Host { cpus, memory: Size::from_bytes(memory), proxies: Proxies::from_environment() })
     }
 
     /// A quarter of the host's memory in steps of 256 MiB, between 2 and 8 GiB, and never more than half.
@@ -201,7 +248,8 @@ fn one_line(message: &str) -> String {
 mod tests {
     use super::*;
 
-    const HOST: Host = Host { cpus: 8, memory: Size::whole(16 * GIB) };
+    const NO_PROXIES: Proxies = Proxies { http: None, https: None, no: None };
+    const HOST: Host = Host { cpus: 8, memory: Size::whole(16 * GIB), proxies: NO_PROXIES };
 
     fn parse(text: &str) -> Result<Config> {
         Config::parse(Path::new("/home/config.toml"), text)
@@ -219,6 +267,7 @@ mod tests {
             memory: Some(size("4G")),
             disk: Some(size("80G")),
             accel: Some(Accel::Qemu),
+            ..Config::default()
         };
         assert_eq!(config, expected);
         assert_eq!(parse("").unwrap(), Config::default());
@@ -261,13 +310,29 @@ mod tests {
     #[test]
     fn defaults_follow_the_host_and_an_existing_disk() {
         let settings = Config::default().settle(&HOST, None).unwrap();
-        assert_eq!(settings, Settings { cpus: 4, memory: size("4G"), disk: size("60G"), accel: Accel::Auto });
+        let values = ["4", "4G", "60G", "auto", "none", "none", "none", "false"];
+        assert_eq!(settings.values(), values.map(str::to_owned));
         assert_eq!(Config::default().settle(&HOST, Some(size("7G"))).unwrap().disk, size("7G"));
-        let small = Host { cpus: 1, memory: size("3G") };
+        let small = Host { cpus: 1, memory: size("3G"), ..HOST };
         let settings = Config::default().settle(&small, None).unwrap();
         assert_eq!((settings.cpus, settings.memory), (1, size("1536M")));
-        let large = Host { cpus: 128, memory: size("1T") };
+        let large = Host { cpus: 128, memory: size("1T"), ..HOST };
         assert_eq!(Config::default().settle(&large, None).unwrap().memory, size("8G"));
+    }
+
+    #[test]
+    fn proxies_are_the_hosts_unless_chosen_and_every_value_can_be_set_again() {
+        let http = Some("http://host.test:3128".to_owned());
+        let host = Host { proxies: Proxies { http: http.clone(), ..NO_PROXIES }, ..HOST };
+        assert_eq!(Config::default().settle(&host, None).unwrap().proxies.http, http);
+        let chosen = parse("http-proxy = \"none\"\nno-proxy = \".test\"\ncontainer-proxy = true\n").unwrap();
+        let settings = chosen.settle(&host, None).unwrap();
+        let proxies = Proxies { no: Some(".test".to_owned()), ..NO_PROXIES };
+        assert_eq!((&settings.proxies, settings.container_proxy), (&proxies, true));
+        let again = KEYS.iter().zip(settings.values()).fold(Config::default(), |config, (key, value)| {
+            config.overridden_by(Config::of(key, &value).unwrap())
+        });
+        assert_eq!(again.settle(&host, None).unwrap(), settings);
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Launch {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket to the machine process")?;
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         let process = Command::new(&program)
-            .args(arguments(orders))
+            .args(arguments(orders)?)
             // Absolute, for the process does not stay in this directory.
             .env(HOME_VARIABLE, home.path())
             .env(image::IMAGE_VARIABLE, image::directory()?)
@@ -98,21 +98,15 @@ impl Canceller {
 }
 
 /// The command line of the machine process; [`crate::cli`] reads it back.
-fn arguments(orders: &Orders) -> Vec<OsString> {
+fn arguments(orders: &Orders) -> Result<Vec<OsString>> {
     let mut arguments: Vec<String> = vec![COMMAND.into(), "--name".into(), orders.name.to_string()];
-    let choices = [
-        ("--cpus", orders.overrides.cpus.map(|cpus| cpus.to_string())),
-        ("--memory", orders.overrides.memory.map(|size| size.to_string())),
-        ("--disk", orders.overrides.disk.map(|size| size.to_string())),
-        ("--accel", orders.overrides.accel.as_ref().map(|accel| accel.to_string())),
-    ];
-    for (flag, choice) in choices {
-        if let Some(choice) = choice {
-            arguments.extend([flag.to_owned(), choice]);
-        }
+    // They came from options of these names.
+    for (key, choice) in orders.overrides.choices()? {
+        let choice = choice.as_str().map_or_else(|| choice.to_string(), str::to_owned);
+        arguments.extend([format!("--{key}"), choice.trim().to_owned()]);
     }
     if orders.foreground {
         arguments.push("--foreground".into());
     }
-    arguments.into_iter().map(OsString::from).collect()
+    Ok(arguments.into_iter().map(OsString::from).collect())
 }

@@ -115,6 +115,9 @@ pub(crate) fn live(
     // Set once: this is the only place.
     let _ = machine.vm.set(Arc::clone(&vm));
     forward::ports::serve(&vm);
+    if let Some(settings) = machine.settings.get() {
+        forward::settings::serve(&*vm, settings);
+    }
     let booting = thread::Builder::new().name("vm-end".into()).spawn({
         let (machine, vm) = (Arc::clone(machine), Arc::clone(&vm));
         move || {

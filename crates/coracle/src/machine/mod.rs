@@ -30,6 +30,8 @@ pub(crate) mod name;
 pub(crate) mod network;
 /// The machine process.
 pub(crate) mod process;
+/// Proxies of the host's.
+pub(crate) mod proxy;
 /// Sizes as people write them.
 pub(crate) mod size;
 /// The virtual machine as seen from here.

@@ -30,15 +30,8 @@ pub(crate) fn run(args: ConfigArgs) -> Result<ExitCode> {
 
 fn get(dir: &MachineDir, key: Option<&str>) -> Result<()> {
     let config = Config::load(&dir.config_file())?;
-    let chosen =
-        [config.cpus.is_some(), config.memory.is_some(), config.disk.is_some(), config.accel.is_some()];
-    let settings = settle(dir, config)?;
-    let values = [
-        settings.cpus.to_string(),
-        settings.memory.to_string(),
-        settings.disk.to_string(),
-        settings.accel.to_string(),
-    ];
+    let chosen: Vec<String> = config.choices()?.map(|(key, _)| key).collect();
+    let values = settle(dir, config)?.values();
     if let Some(key) = key {
         let Some(index) = KEYS.iter().position(|known| *known == key) else {
             bail!("unknown key {key:?}; the keys are {}", KEYS.join(", "));
@@ -47,8 +40,8 @@ fn get(dir: &MachineDir, key: Option<&str>) -> Result<()> {
         return Ok(());
     }
     let mut table = Table::default();
-    for ((key, value), chosen) in KEYS.iter().zip(&values).zip(chosen) {
-        table.row([*key, value, if chosen { "" } else { "(default)" }]);
+    for (key, value) in KEYS.iter().zip(&values) {
+        table.row([*key, value, if chosen.iter().any(|chosen| chosen == key) { "" } else { "(default)" }]);
     }
     say(table);
     Ok(())

@@ -8,12 +8,12 @@ use super::{
     state,
     wait::Condition,
 };
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// How long a killed container may take to end before its processes are killed one by one.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// And how long after that.
-const FORCED_TIMEOUT: Duration = Duration::from_secs(2);
+/// And how long after that, on a machine that may have much else to do.
+const FORCED_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Containers {
     /// Sends `signal` (a name or number; KILL when empty). A KILL waits until the container ended.
@@ -53,7 +53,11 @@ impl Containers {
             return Ok(());
         }
         tracing::warn!(container = container.id, "it did not end by SIGKILL, killing all processes");
-        self.0.runtime.kill_all(&container.id, SIGKILL).await?;
+        match self.0.runtime.kill_all(&container.id, SIGKILL).await {
+            // It has ended meanwhile, and that is about to be noted.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            killed => killed?,
+        }
         tokio::time::timeout(FORCED_TIMEOUT, &mut ended)
             .await
             .map(|_| ())

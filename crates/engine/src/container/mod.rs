@@ -104,6 +104,8 @@ struct Inner {
     root: PathBuf,
     /// Holds what a reboot ends.
     exec_root: PathBuf,
+    /// Variables that each new container has unless it, or its image, has them already.
+    environment: Vec<String>,
     /// This program, for containers with an init.
     program: PathBuf,
     volumes: Volumes,
@@ -206,6 +208,13 @@ impl Containers {
             }
         }
         counts
+    }
+
+    /// Whether one runs in the machine's own network.
+    pub(crate) fn any_on_host_network(&self) -> bool {
+        self.index().by_id.values().any(|container| {
+            container.state.borrow().is_running() && container.record().host_config.network_mode == "host"
+        })
     }
 
     /// A container by id, by name, or by the start of an id that fits one only.

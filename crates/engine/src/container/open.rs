@@ -13,6 +13,7 @@ use super::{
     state::State,
 };
 use crate::{
+    Config,
     error::{Context, Result},
     events::Events,
     image::{ImageUser, Images},
@@ -31,8 +32,7 @@ impl Containers {
     /// A directory that cannot be made or read. A damaged container is logged and left alone.
     #[expect(clippy::too_many_arguments, reason = "they are what containers are made of")]
     pub(crate) async fn open(
-        data_root: &Path,
-        exec_root: &Path,
+        config: &Config,
         images: Images,
         snapshots: Snapshots,
         volumes: Volumes,
@@ -42,6 +42,7 @@ impl Containers {
         userns: Option<Userns>,
         events: Events,
     ) -> Result<Self> {
+        let Config { data_root, exec_root, .. } = config;
         let root = data_root.join("containers");
         fs::create_dir_all(&root).context(|| format!("create {}", root.display()))?;
         let mut machine = Machine::read(runtime.cgroups()).context(|| "look at this machine".to_owned())?;
@@ -53,6 +54,7 @@ impl Containers {
             parts: Parts::open(exec_root)?,
             root,
             exec_root: exec_root.to_owned(),
+            environment: config.container_environment(),
             program,
             images,
             snapshots,

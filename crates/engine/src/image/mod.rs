@@ -68,7 +68,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use wire::docker::container::ContainerConfig;
+use wire::{docker::container::ContainerConfig, settings::Proxies};
 
 use crate::{
     error::{Error, Result},
@@ -95,6 +95,8 @@ pub struct RegistryOptions {
     pub insecure: Vec<String>,
     /// Asked before Docker Hub, as URLs.
     pub mirrors: Vec<String>,
+    /// On the way to all of them.
+    pub proxies: Proxies,
 }
 
 /// A container that uses an image.

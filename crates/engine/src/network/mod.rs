@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 use wire::docker::network as api;
 
 pub(crate) use mode::{BRIDGE, Mode, is_predefined};
-pub(crate) use ports::{HostPorts, Listeners, PortPublisher, split as split_port};
+pub(crate) use ports::{HostPorts, Listeners, PortPublisher, follow_host_network, split as split_port};
 pub(crate) use resolver::ADDRESS as RESOLVER;
 pub(crate) use show::{LIST_FILTERS, Live, PRUNE_FILTERS};
 pub(crate) use start::{Started, Wanted};

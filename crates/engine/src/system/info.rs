@@ -1,10 +1,13 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
-use wire::docker::{
-    API_VERSION, MIN_API_VERSION,
-    system::{
-        Commit, Component, IndexConfig, Info, Platform, Plugins, RegistryConfig, Runtime, Swarm, Version,
+use wire::{
+    docker::{
+        API_VERSION, MIN_API_VERSION,
+        system::{
+            Commit, Component, IndexConfig, Info, Platform, Plugins, RegistryConfig, Runtime, Swarm, Version,
+        },
     },
+    settings::without_credentials,
 };
 
 use super::{Engine, timestamp};
@@ -93,6 +96,9 @@ impl Engine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             mem_total: memory,
             docker_root_dir: self.config.data_root.display().to_string(),
+            http_proxy: shown(&self.config.proxies.http),
+            https_proxy: shown(&self.config.proxies.https),
+            no_proxy: self.config.proxies.no.clone().unwrap_or_default(),
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             server_version: DOCKER_VERSION.to_owned(),
             runtimes: BTreeMap::from([("runc".to_owned(), Runtime { path: "coracle-agent".to_owned() })]),
@@ -157,6 +163,11 @@ impl Engine {
         }
         options
     }
+}
+
+/// A proxy, without what opens it.
+fn shown(proxy: &Option<String>) -> String {
+    proxy.as_deref().map(without_credentials).unwrap_or_default()
 }
 
 /// What this machine's cgroups can limit.

@@ -9,6 +9,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
+use wire::settings::Proxies;
 
 pub use host::Host;
 pub(crate) use info::DOCKER_VERSION;
@@ -21,7 +22,7 @@ use crate::{
     error::{Context, Error, Result},
     events::Events,
     image::{Images, RegistryOptions},
-    network::{HostPorts, Listeners, Networks, PortPublisher},
+    network::{self, HostPorts, Listeners, Networks, PortPublisher},
     runtime::Runtime,
     snapshot::{Layers, Snapshots},
     store::{self, Durability},
@@ -52,10 +53,26 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// Asked before Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// On the way to registries.
+    pub proxies: Proxies,
+    /// Whether new containers have the proxies in their environment.
+    pub container_proxy: bool,
     /// The vsock port at which this engine's host opens published ports, if it is in a machine.
     pub host_ports: Option<u32>,
     /// Whose subordinate users and groups are those of containers; see [`Remap::parse`].
     pub userns_remap: Option<String>,
+}
+
+impl Config {
+    /// Variables of each new container, in capitals and not: programs differ in what they read.
+    pub(crate) fn container_environment(&self) -> Vec<String> {
+        let proxies = self.container_proxy.then(|| self.proxies.variables()).into_iter().flatten();
+        proxies
+            .flat_map(|(name, value)| {
+                [format!("{name}={value}"), format!("{}={value}", name.to_ascii_lowercase())]
+            })
+            .collect()
+    }
 }
 
 /// A running engine.
@@ -140,17 +157,19 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
     let registry = RegistryOptions {
         insecure: config.insecure_registries.clone(),
         mirrors: config.registry_mirrors.clone(),
+        proxies: config.proxies.clone(),
     };
     let images = Images::open(data_root, layers, events.clone(), registry)?;
     let program = std::env::current_exe().context(|| "find the engine's program".to_owned())?;
     let (runtime, held) = Runtime::connect(exec_root, &program).await?;
     let volumes = Volumes::open(data_root, events.clone())?;
+    let host_ports = config.host_ports.map(HostPorts::new).transpose()?.map(Arc::new);
     let networks = {
         let (data_root, exec_root, identity, events) =
             (data_root.clone(), exec_root.clone(), identity.clone(), events.clone());
         let runtime = tokio::runtime::Handle::current();
-        let publisher: Arc<dyn PortPublisher> = match config.host_ports {
-            Some(port) => Arc::new(HostPorts::new(port)?),
+        let publisher: Arc<dyn PortPublisher> = match &host_ports {
+            Some(ports) => Arc::clone(ports) as _,
             None => Arc::new(Listeners::new()?),
         };
         crate::blocking(move || {
@@ -160,8 +179,7 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
         .await?
     };
     let containers = Containers::open(
-        data_root,
-        exec_root,
+        &config,
         images.clone(),
         snapshots,
         volumes.clone(),
@@ -172,6 +190,10 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
         events.clone(),
     )
     .await?;
+    if let Some(ports) = host_ports {
+        let (events, containers) = (events.clone(), containers.clone());
+        tokio::spawn(network::follow_host_network(events, ports, move || containers.any_on_host_network()));
+    }
     let engine = Engine { config, identity, events, images, containers, volumes, networks };
     Ok((Arc::new(engine), runtime))
 }

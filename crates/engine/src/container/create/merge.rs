@@ -63,16 +63,16 @@ pub(in crate::container) fn fill_in(request: &mut ContainerConfig, image: &Conta
     }
 }
 
-/// Appends those of the image's variables that the request does not name.
-fn merge_environment(own: &mut Option<Vec<String>>, image: &[String]) {
+/// Appends those of the other variables, the image's for one, that the request does not name.
+pub(super) fn merge_environment(own: &mut Option<Vec<String>>, others: &[String]) {
     if own.as_ref().is_none_or(Vec::is_empty) {
-        *own = Some(image.to_vec());
+        *own = Some(others.to_vec());
         return;
     }
     let own = own.get_or_insert_default();
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     let named: std::collections::HashSet<String> = own.iter().map(|variable| name(variable)).collect();
-    own.extend(image.iter().filter(|variable| !named.contains(&name(variable))).cloned());
+    own.extend(others.iter().filter(|variable| !named.contains(&name(variable))).cloned());
 }
 
 fn merge_healthcheck(own: &mut Healthcheck, image: &Healthcheck) {

@@ -72,6 +72,7 @@ impl Containers {
         refuse("", &faults)?;
         self.adapt(&mut host_config)?;
         merge::merge(&mut config, &image.config)?;
+        merge::merge_environment(&mut config.env, &self.0.environment);
         logs::validate(&mut host_config.log_config)?;
         let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
         let declared = config.volumes.iter().flatten().map(|(path, _)| path);

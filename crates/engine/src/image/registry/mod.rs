@@ -8,6 +8,8 @@ mod auth;
 mod endpoint;
 /// What a registry refuses.
 mod error;
+/// Proxies on the way to them.
+mod proxy;
 
 pub(crate) use auth::Credentials;
 pub(super) use error::RegistryError;
@@ -16,7 +18,7 @@ use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use reqwest::{Client, Response, StatusCode, header};
+use reqwest::{Client, ClientBuilder, Proxy, Response, StatusCode, header};
 use tokio::sync::Mutex;
 
 use super::{
@@ -45,6 +47,7 @@ const USER_AGENT: &str = concat!("docker/28.5.2 coracle/", env!("CARGO_PKG_VERSI
 pub(super) struct Registries {
     insecure: Vec<Insecure>,
     mirrors: Vec<String>,
+    proxies: Vec<Proxy>,
     /// Made when first used: reading the machine's certificates takes a while.
     strict: tokio::sync::OnceCell<Client>,
     lenient: tokio::sync::OnceCell<Client>,
@@ -96,6 +99,7 @@ impl Registries {
         Ok(Self {
             insecure: insecure.collect::<Result<_>>()?,
             mirrors: mirrors.collect::<Result<_>>()?,
+            proxies: proxy::parse(&options.proxies)?,
             strict: tokio::sync::OnceCell::new(),
             lenient: tokio::sync::OnceCell::new(),
         })
@@ -112,8 +116,8 @@ impl Registries {
         let mut sessions = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let client = match endpoint.lenient {
-                true => self.lenient.get_or_try_init(|| client(true)).await?,
-                false => self.strict.get_or_try_init(|| client(false)).await?,
+                true => self.lenient.get_or_try_init(|| client(true, &self.proxies)).await?,
+                false => self.strict.get_or_try_init(|| client(false, &self.proxies)).await?,
             };
             // What opens a registry is not shown to its mirrors.
             let credentials = if endpoint.mirror { Credentials::default() } else { credentials.clone() };
@@ -136,7 +140,7 @@ impl Registries {
         &self,
         url: &str,
     ) -> Result<(Option<u64>, impl Stream<Item = Result<Bytes, reqwest::Error>> + Send + use<>)> {
-        let client = self.strict.get_or_try_init(|| client(false)).await?;
+        let client = self.strict.get_or_try_init(|| client(false, &self.proxies)).await?;
         let response = client
             .get(url)
             .send()
@@ -179,11 +183,14 @@ impl Registries {
 }
 
 /// `lenient` for registries that the user called insecure.
-async fn client(lenient: bool) -> Result<Client> {
+async fn client(lenient: bool, proxies: &[Proxy]) -> Result<Client> {
+    let proxies = proxies.to_vec();
     let make = move || {
         // The program may have chosen one already; this is for those that did not.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Client::builder()
+        // What the environment says is in the options already.
+        let builder = proxies.into_iter().fold(Client::builder().no_proxy(), ClientBuilder::proxy);
+        builder
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
@@ -366,7 +373,7 @@ mod tests {
     async fn what_is_on_this_machine_or_called_so_is_insecure() {
         let options = RegistryOptions {
             insecure: vec!["reg.example:5000".to_owned(), "10.1.0.0/16".to_owned()],
-            mirrors: Vec::new(),
+            ..RegistryOptions::default()
         };
         let registries = Registries::new(&options).unwrap();
         for (domain, insecure) in [
@@ -390,7 +397,8 @@ mod tests {
                 "" => Vec::new(),
                 text => vec![text.to_owned()],
             };
-            Registries::new(&RegistryOptions { insecure: list(insecure), mirrors: list(mirror) })
+            let (insecure, mirrors) = (list(insecure), list(mirror));
+            Registries::new(&RegistryOptions { insecure, mirrors, ..RegistryOptions::default() })
         };
         assert!(with("10.0.0.0/33", "").is_err());
         assert!(with("", "mirror.example").is_err());

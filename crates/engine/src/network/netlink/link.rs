@@ -163,15 +163,15 @@ impl Links {
     /// Every link there is.
     pub(in crate::network) fn all(&mut self) -> io::Result<Vec<Interface>> {
         let all = self.0.dump(Message::new(RTM_GETLINK, 0).put(&ifinfo(AF_UNSPEC, 0, None)))?;
-        Ok(all.iter().filter_map(|answer| Interface::read(&answer.payload)).collect())
+        Ok(all.iter().filter_map(|link| Interface::read(link)).collect())
     }
 
     /// The first IPv4 address of a link.
     pub(in crate::network) fn address_v4(&mut self, index: u32) -> io::Result<Option<Prefix>> {
         let all = self.0.dump(Message::new(RTM_GETADDR, 0).put(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]))?;
-        Ok(all.iter().find_map(|answer| {
-            let head: &[u8; IFADDR] = answer.payload.first_chunk()?;
-            let (_, local) = attributes(&answer.payload, IFADDR).find(|(kind, _)| *kind == IFA_LOCAL)?;
+        Ok(all.iter().find_map(|address| {
+            let head: &[u8; IFADDR] = address.first_chunk()?;
+            let (_, local) = attributes(address, IFADDR).find(|(kind, _)| *kind == IFA_LOCAL)?;
             let local: [u8; 4] = local.try_into().ok()?;
             (head[4..] == index.to_ne_bytes()).then(|| Prefix::new(local.into(), head[1]))
         }))

@@ -19,11 +19,11 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
 pub(super) const NLM_F_EXCL: u16 = 0x200;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 pub(super) const NLM_F_APPEND: u16 = 0x800;
+const NLM_F_DUMP: u16 = 0x300;
 const NLA_F_NESTED: u16 = 0x8000;
 
 /// Bytes of a message's head: length, type, flags, sequence number, port.
@@ -152,6 +152,11 @@ impl Socket {
         Self::open(Some(rustix::net::netlink::NETFILTER))
     }
 
+    /// `sock_diag(7)`.
+    pub(super) fn diagnostics() -> io::Result<Self> {
+        Self::open(Some(rustix::net::netlink::SOCK_DIAG))
+    }
+
     fn open(protocol: Option<Protocol>) -> io::Result<Self> {
         let fd = rustix::net::socket_with(
             AddressFamily::NETLINK,
@@ -180,36 +185,28 @@ impl Socket {
         self.exchange(vec![message], 0)?.ok_or_else(|| io::Error::from(Errno::NOENT))
     }
 
-    /// Asks for all there is of a kind.
-    pub(super) fn dump(&mut self, message: Message) -> io::Result<Vec<Answer>> {
+    /// Asks for everything of a kind: what follows the head of each message of the answer.
+    pub(super) fn dump(&mut self, message: Message) -> io::Result<Vec<Vec<u8>>> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.send(&message.finish(self.sequence, NLM_F_DUMP))?;
-        let mut all = Vec::new();
+        let bytes = message.finish(self.sequence, NLM_F_DUMP);
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
         let mut buffer = vec![0; ANSWER];
+        let mut all = Vec::new();
         loop {
-            let length = self.receive(&mut buffer)?;
+            let (length, _) = rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&self.fd, buffer.as_mut_slice(), RecvFlags::empty())
+            })?;
             let mut rest = &buffer[..length];
             while let Some((head, payload, next)) = split(rest) {
                 rest = next;
                 match head.kind {
                     _ if head.sequence != self.sequence => {}
                     NLMSG_DONE => return Ok(all),
-                    NLMSG_ERROR => return Err(io::Error::from_raw_os_error(-code(payload))),
-                    _ => all.push(Answer { payload: payload.to_vec() }),
+                    NLMSG_ERROR => return Err(refusal(payload).unwrap_or_else(|| Errno::BADMSG.into())),
+                    _ => all.push(payload.to_vec()),
                 }
             }
         }
-    }
-
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, bytes, SendFlags::empty()))?;
-        Ok(())
-    }
-
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (length, _) =
-            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()))?;
-        Ok(length)
     }
 
     fn exchange(&mut self, messages: Vec<Message>, flags: u16) -> io::Result<Option<Answer>> {
@@ -227,10 +224,12 @@ impl Socket {
             }
             bytes.extend(message.finish(self.sequence, more));
         }
-        self.send(&bytes)?;
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
         let mut buffer = vec![0; ANSWER];
         loop {
-            let length = self.receive(&mut buffer)?;
+            let (length, _) = rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&self.fd, buffer.as_mut_slice(), RecvFlags::empty())
+            })?;
             let mut rest = &buffer[..length];
             while let Some((head, payload, next)) = split(rest) {
                 rest = next;
@@ -241,9 +240,8 @@ impl Socket {
                 if head.kind != NLMSG_ERROR {
                     return Ok(Some(Answer { payload: payload.to_vec() }));
                 }
-                let code = code(payload);
-                if code != 0 {
-                    return Err(io::Error::from_raw_os_error(-code));
+                if let Some(error) = refusal(payload) {
+                    return Err(error);
                 }
                 if head.sequence == awaited {
                     return Ok(None);
@@ -253,9 +251,10 @@ impl Socket {
     }
 }
 
-/// What an answer of the type `NLMSG_ERROR` says: 0, or an error's number below it.
-fn code(payload: &[u8]) -> i32 {
-    payload.first_chunk().map_or(-libc::EBADMSG, |code| i32::from_ne_bytes(*code))
+/// What an `NLMSG_ERROR` says, unless it says that all is well.
+fn refusal(payload: &[u8]) -> Option<io::Error> {
+    let code = payload.first_chunk().map_or(-libc::EBADMSG, |code| i32::from_ne_bytes(*code));
+    (code != 0).then(|| io::Error::from_raw_os_error(-code))
 }
 
 struct Head {

@@ -55,14 +55,9 @@ impl HostPorts {
     }
 }
 
-impl PortPublisher for HostPorts {
-    fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>> {
-        let here = match self.here.publish(port) {
-            Ok(here) => Some(here),
-            // An address of the host's own.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => None,
-            Err(error) => return Err(error),
-        };
+impl HostPorts {
+    /// Opens a port on the host, and not here.
+    pub(super) fn open_on_host(&self, port: &PublishedPort) -> io::Result<OnHost> {
         let runtime = self.here.handle()?;
         let _entered = runtime.enter();
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, libc::VMADDR_PORT_ANY))?;
@@ -82,15 +77,34 @@ impl PortPublisher for HostPorts {
             }
         };
         let host = self.ask(&Open { address: port.host, protocol, guest_port })?;
-        Ok(Box::new(OnHost { host, _carrying: carrying, _here: here }))
+        Ok(OnHost { host, _carrying: carrying })
     }
 }
 
+impl PortPublisher for HostPorts {
+    fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>> {
+        let here = match self.here.publish(port) {
+            Ok(here) => Some(here),
+            // An address of the host's own.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Box::new(OnBoth { _host: self.open_on_host(port)?, _here: here }))
+    }
+}
+
+/// A port that is open on the host and here.
+struct OnBoth {
+    _host: OnHost,
+    _here: Option<Box<dyn Published>>,
+}
+
+impl Published for OnBoth {}
+
 /// A port that is open on the host.
-struct OnHost {
+pub(super) struct OnHost {
     host: VsockStream,
     _carrying: Listening,
-    _here: Option<Box<dyn Published>>,
 }
 
 impl Published for OnHost {}

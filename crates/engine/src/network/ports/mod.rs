@@ -1,6 +1,8 @@
 //! Published ports: which there are to be, where they are, and who listens.
 
 mod host;
+mod host_network;
+mod listening;
 mod tcp;
 mod udp;
 
@@ -20,6 +22,7 @@ use tokio::{
 use wire::docker::{container::Empty, host_config::PortBinding};
 
 pub(crate) use host::HostPorts;
+pub(crate) use host_network::follow as follow_host_network;
 
 use super::endpoint::Sandbox;
 use crate::error::{Context, Error, Result, errno_text};
@@ -33,10 +36,20 @@ const THREADS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What ports of this machine are of: listeners carry these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Protocol {
     Tcp,
     Udp,
+}
+
+impl Protocol {
+    /// The number in an IP header.
+    fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
 }
 
 /// What ports of containers are of.
@@ -51,11 +64,7 @@ pub(super) enum Transport {
 impl Transport {
     /// The number in an IP header.
     pub(super) fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
+        self.carried().map_or(132, Protocol::number)
     }
 
     /// `None` of what no listener carries.
@@ -68,13 +77,21 @@ impl Transport {
     }
 }
 
-impl fmt::Display for Transport {
+impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-            Self::Sctp => "sctp",
         })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.carried() {
+            Some(protocol) => protocol.fmt(f),
+            None => f.write_str("sctp"),
+        }
     }
 }
 
