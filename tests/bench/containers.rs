@@ -201,27 +201,24 @@ pub(crate) fn memory() -> Result<Vec<Figure>> {
 pub(crate) fn networks() -> Result<Vec<Figure>> {
     const SAMPLES: usize = 30;
     let engines = engines()?;
-    let start_in = |network: &'static str| {
-        in_turn(&engines, SAMPLES, |number| {
-            let engine = &engines[number];
-            let id = create_in(engine, network, &["sleep", "100000"])?;
-            let begun = Instant::now();
-            start(engine, &id)?;
-            let time = begun.elapsed();
-            remove(engine, &id)?;
-            Ok(time)
-        })
+    let start_in = |engine: &Engine, network| -> Result<Duration> {
+        let id = create_in(engine, network, &["sleep", "100000"])?;
+        let begun = Instant::now();
+        start(engine, &id)?;
+        let time = begun.elapsed();
+        remove(engine, &id)?;
+        Ok(time)
     };
-    let (none, bridge) = (start_in("none")?, start_in("bridge")?);
-    let added: Vec<Duration> = none
-        .into_iter()
-        .zip(bridge)
-        .map(|(none, bridge)| median(bridge).saturating_sub(median(none)))
-        .collect();
-    let [ours, peer] = added[..] else { return Err(anyhow!("not two engines")) };
+    let starts = in_turn(&engines, SAMPLES, |number| {
+        Ok((start_in(&engines[number], "none")?, start_in(&engines[number], "bridge")?))
+    })?;
+    let [ours, peer] = starts.map(|times| {
+        let (none, bridge): (Vec<_>, Vec<_>) = times.into_iter().unzip();
+        Value::time(median(bridge).saturating_sub(median(none)))
+    });
     let name = "what the network bridge adds to a start".to_owned();
-    let (ours, peer) = (Value::time(ours), Some(("dockerd", Value::time(peer))));
-    let added = Figure { name, ours, peer, limit: Some(Limit::Value(8.0)), samples: SAMPLES };
+    let (peer, limit) = (Some(("dockerd", peer)), Some(Limit::Value(8.0)));
+    let added = Figure { name, ours, peer, limit, samples: SAMPLES };
     let made = in_turn(&engines, SAMPLES, |number| {
         let api = engines[number].api();
         let begun = Instant::now();

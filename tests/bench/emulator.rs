@@ -44,16 +44,17 @@ impl Emulator {
         Ok(Self { program, arguments, kernel_line, root: root.context("the emulator was given no kernel")? })
     }
 
-    /// The emulator with the machine's root, on a device of its own in the last slot, and `init` as the first program,
-    /// with its arguments. When that ends, so does the emulator.
-    pub(crate) fn program(&self, init: &str) -> Program {
+    /// The emulator with the machine's root, on a device of its own in the last slot, and `init` as the first program.
+    /// When that ends, so does the emulator. `serial` is where its console is.
+    pub(crate) fn program(&self, init: &str, serial: &str) -> Program {
+        let console = if serial == "none" { "" } else { "console=ttyS0 " };
         let line = format!(
-            "{}root=/dev/vda ro rootfstype=erofs panic=-1 reboot=t quiet init={init}",
+            "{}{console}root=/dev/vda ro rootfstype=erofs panic=-1 reboot=t quiet init={init}",
             self.kernel_line
         );
         let drive = format!("file={},format=raw,if=none,id=root,readonly=on", self.root.display());
         let device = format!("virtio-blk-device,drive=root,bus=virtio-mmio-bus.{LAST_SLOT}");
-        let own = ["-append", &line, "-serial", "none", "-drive", &drive, "-device", &device];
+        let own = ["-append", &line, "-serial", serial, "-drive", &drive, "-device", &device];
         Program::new(&self.program).args(&self.arguments).args(own)
     }
 }

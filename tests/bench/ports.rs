@@ -71,7 +71,7 @@ pub(crate) fn of_a_machine() -> Result<Vec<Figure>> {
 
 /// Runs a server in a container, and publishes its port.
 fn serve(engine: &Engine) -> Result<()> {
-    let image = Image::new("traffic", busybox_root()?).layer(programs(Tar::default())?.finish()?);
+    let image = Image::new("traffic:latest", busybox_root()?).layer(programs(Tar::default())?.finish()?);
     let folder = leftovers::folder()?;
     let file = archive::write(folder.path(), "traffic.tar", &image.docker_archive()?)?;
     engine.docker(["load", "-i"]).arg(file).output()?.expect_code(0)?;
@@ -105,32 +105,26 @@ fn programs(tar: Tar) -> Result<Tar> {
 /// A server in a guest whose network is the emulator's, which forwards a port of the namespace's to it.
 fn hostfwd(emulator: &Emulator, namespace: &Arc<Namespace>) -> Result<Running> {
     let folder = leftovers::folder()?;
-    // Read as a disk, whose size is a number of sectors.
-    let mut script = format!(
-        "mount -t tmpfs none /tmp
-         tar x -C /tmp </dev/vdc
-         ip link set lo up
+    let disk = archive::write(folder.path(), "programs", &programs(Tar::default())?.finish()?)?;
+    let drive = format!("file={},format=raw,if=none,id=programs,readonly=on", disk.display());
+    let slot = LAST_SLOT - 1;
+    let device = format!("virtio-blk-device,drive=programs,bus=virtio-mmio-bus.{slot}");
+    let network = format!("user,id=net,hostfwd=tcp:127.0.0.1:{PORT}-:{PORT}");
+    // Typed at the console of a shell, which is the first program. What comes before the kernel listens is lost.
+    let script = format!(
+        "{:\n<64}mount -t tmpfs none /tmp
+         tar x -C /tmp </dev/vdb
          ip link set eth0 up
          ip addr add 10.0.2.15/24 dev eth0
-         exec /tmp/lib64/ld-linux-x86-64.so.2 --library-path /tmp/lib/x86_64-linux-gnu /tmp/traffic \\
-             {SERVER} 0.0.0.0:{PORT}\n"
-    )
-    .into_bytes();
-    script.resize(script.len().next_multiple_of(512), b'\n');
-    let mut arguments = Vec::new();
-    for (slot, name, content) in
-        [(LAST_SLOT - 1, "script", script), (LAST_SLOT - 2, "programs", programs(Tar::default())?.finish()?)]
-    {
-        let file = archive::write(folder.path(), name, &content)?;
-        arguments.extend([
-            "-drive".to_owned(),
-            format!("file={},format=raw,if=none,id={name},readonly=on", file.display()),
-            "-device".to_owned(),
-            format!("virtio-blk-device,drive={name},bus=virtio-mmio-bus.{slot}"),
-        ]);
-    }
-    let network = format!("user,id=net,hostfwd=tcp:127.0.0.1:{PORT}-:{PORT}");
-    let program = emulator.program("/bin/sh -- /dev/vdb").args(arguments).args([
+         L=/tmp/lib64/ld-linux-x86-64.so.2
+         exec $L --library-path /tmp/lib/x86_64-linux-gnu /tmp/traffic {SERVER} 0.0.0.0:{PORT}\n",
+        ""
+    );
+    let program = emulator.program("/bin/sh", "stdio").stdin(script).args([
+        "-drive",
+        &drive,
+        "-device",
+        &device,
         "-netdev",
         &network,
         "-device",
@@ -138,11 +132,15 @@ fn hostfwd(emulator: &Emulator, namespace: &Arc<Namespace>) -> Result<Running> {
     ]);
     let running = namespace.adopt(program).timeout(Duration::from_secs(24 * 3600)).spawn()?;
     let client = Client::new(namespace, "127.0.0.1")?;
-    wait::eventually_true("the guest serves", Duration::from_secs(120), || {
-        ensure!(!running.has_ended(), "the emulator has ended");
+    let served = wait::eventually_true("the guest serves", Duration::from_secs(120), || {
+        ensure!(!running.has_ended(), "it has ended");
         Ok(client.measure(Mode::Exchange, 1, "0.01").is_ok())
-    })?;
-    // The disks stay open when their files are gone.
+    });
+    if let Err(error) = served {
+        running.kill();
+        return Err(error.context(format!("the emulator with its own network: {}", running.wait()?)));
+    }
+    // The disk stays open when its file is gone.
     drop(folder);
     Ok(running)
 }

@@ -46,7 +46,7 @@ fn start(machine: &Machine) -> Result<Duration> {
 /// Boots the kernel to its first program; the time until the emulator has ended.
 fn bare_boot(emulator: &Emulator) -> Result<Duration> {
     // It ends at once; the kernel has no other and stops, which ends the emulator.
-    let program = emulator.program("/bin/true");
+    let program = emulator.program("/bin/true", "none");
     let begun = Instant::now();
     let ended = program.output()?;
     let time = begun.elapsed();

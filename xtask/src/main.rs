@@ -15,6 +15,7 @@ mod debian;
 mod demo;
 mod digest;
 mod docker_py;
+mod fuzz;
 mod image;
 mod networks;
 mod paths;
@@ -47,6 +48,8 @@ enum Task {
     Check,
     /// Run every test
     Test(test::Args),
+    /// Give parsers of a guest's bytes inputs that nobody has thought of
+    Fuzz(fuzz::Args),
     /// Measure the product
     Bench(bench::Args),
     /// Build everything, start a machine and run a container in it
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Build => build::run(),
         Task::Check => check::run(),
         Task::Test(args) => test::run(args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(args),
         Task::Demo(args) => demo::run(&args),
     };

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetProtocol};
 
-use crate::config::Config;
+use crate::config::{Config, Mac};
 use crate::outbox::Outbox;
 
-/// Answers a request for an address of ours. Nobody answers for the others, as nobody has them.
-pub(crate) fn take(config: &Config, bytes: &[u8], out: &mut Outbox<'_>) {
-    let Some(answer) = ArpPacket::new_checked(bytes).ok().and_then(|packet| answer(config, &packet)) else {
+/// Answers a request for an address of ours, sent by `card`. Nobody answers for the others, as nobody has them.
+pub(crate) fn take(config: &Config, card: Mac, bytes: &[u8], out: &mut Outbox<'_>) {
+    let Some(answer) = ArpPacket::new_checked(bytes).ok().and_then(|packet| answer(config, card, &packet))
+    else {
         return;
     };
     let ArpRepr::EthernetIpv4 { target_hardware_addr, .. } = answer else { return };
@@ -18,7 +19,7 @@ pub(crate) fn take(config: &Config, bytes: &[u8], out: &mut Outbox<'_>) {
     });
 }
 
-fn answer(config: &Config, packet: &ArpPacket<&[u8]>) -> Option<ArpRepr> {
+fn answer(config: &Config, card: Mac, packet: &ArpPacket<&[u8]>) -> Option<ArpRepr> {
     let Ok(ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr,
@@ -34,7 +35,7 @@ fn answer(config: &Config, packet: &ArpPacket<&[u8]>) -> Option<ArpRepr> {
     // A probe (RFC 5227) comes from nobody.
     let known =
         config.may_be_the_guests(source_protocol_addr.into()) || source_protocol_addr.is_unspecified();
-    (ours && known && source_hardware_addr.is_unicast()).then_some(ArpRepr::EthernetIpv4 {
+    (ours && known && source_hardware_addr.0 == card).then_some(ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
         source_hardware_addr: EthernetAddress(config.gateway_mac),
         source_protocol_addr: target_protocol_addr,

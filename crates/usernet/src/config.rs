@@ -22,6 +22,8 @@ pub struct Config {
     pub ipv6: Ipv6,
     /// The router's Ethernet address: unicast, locally administered.
     pub gateway_mac: Mac,
+    /// The guest's Ethernet address, if it is known: frames from others are dropped.
+    pub guest_mac: Option<Mac>,
     /// The largest IP packet that is not marked for segmentation, told to the guest by DHCP and router advertisements.
     pub mtu: u16,
     /// Names that resolve to [`host`](Self::host).
@@ -48,6 +50,9 @@ pub struct Limits {
     pub connections: usize,
     /// Of these, connections whose other end has not answered yet.
     pub dialing: usize,
+    /// Bytes of memory for what waits in connections. Where it is used up, each connection still gets three
+    /// pages.
+    pub buffers: usize,
     /// UDP conversations and pings. The one unused for longest makes room for a new one.
     pub datagram_flows: usize,
     /// Questions to name servers under way. A question beyond is not answered.
@@ -56,7 +61,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 16_384, dialing: 1024, datagram_flows: 1024, questions: 256 }
+        Limits { connections: 16_384, dialing: 1024, buffers: 64 << 20, datagram_flows: 1024, questions: 256 }
     }
 }
 
@@ -70,6 +75,7 @@ impl Default for Config {
             prefix_v6: Ipv6Addr::new(0xfd63, 0x6f72, 0x6163, 0x6c65, 0, 0, 0, 0),
             ipv6: Ipv6::AsTheHost,
             gateway_mac: [0x02, 0x63, 0x6f, 0x72, 0x61, 0x01],
+            guest_mac: None,
             mtu: 65_500,
             host_names: ["host.docker.internal", "gateway.docker.internal", "host.coracle.internal"]
                 .map(str::to_owned)
@@ -128,6 +134,12 @@ impl Config {
             IpAddr::V4(address) => address == self.host,
             IpAddr::V6(address) => address == self.host_v6(),
         }
+    }
+
+    /// Whether the guest may send from this Ethernet address: the router never does.
+    pub(crate) fn may_be_the_guests_card(&self, address: Mac) -> bool {
+        let is_unicast = address[0] & 1 == 0 && address != [0; 6];
+        is_unicast && address != self.gateway_mac && self.guest_mac.is_none_or(|guest| guest == address)
     }
 
     /// Whether the guest may send from this address. Everything else is forged.

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress};
 
-use crate::config::Config;
+use crate::config::{Config, Mac};
 use crate::outbox::Outbox;
 
 pub(crate) const SERVER_PORT: u16 = 67;
@@ -21,16 +21,21 @@ const OPTION_BYTES: usize = 255;
 /// Seconds of a lease that never ends: the address is the guest's as long as it lives.
 const FOR_EVER: u32 = u32::MAX;
 
-/// Takes a datagram to the server's port. `search` are the host's search domains.
+/// Takes a datagram that `card` sent to the server's port. `search` are the host's search domains.
 pub(crate) fn take(
     config: &Config,
-    source: SocketAddr,
+    (card, source): (Mac, SocketAddr),
     payload: &[u8],
     search: &[String],
     out: &mut Outbox<'_>,
 ) {
     let Ok(packet) = DhcpPacket::new_checked(payload) else { return };
     let Ok(request) = DhcpRepr::parse(&packet) else { return };
+    let EthernetAddress(client) = request.client_hardware_address;
+    // There is no relay that would ask for somebody else.
+    if client != card {
+        return;
+    }
     let Some(kind) = answer_kind(config, &request) else { return };
 
     let mtu = config.mtu.to_be_bytes();
@@ -78,7 +83,6 @@ pub(crate) fn take(
         tracing::debug!("an answer of the DHCP server does not fit");
         return;
     }
-    let EthernetAddress(client) = request.client_hardware_address;
     out.know_guest(client);
     let from = SocketAddr::new(config.gateway.into(), SERVER_PORT);
     if config.may_be_the_guests(source.ip()) {

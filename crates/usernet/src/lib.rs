@@ -23,6 +23,8 @@ mod dhcp;
 mod dns;
 /// Frames, and what carries them.
 pub mod frames;
+#[cfg(test)]
+mod fuzz;
 /// Pings, and the word that something cannot be reached.
 mod icmp;
 /// IPv6 addresses: router and neighbours.

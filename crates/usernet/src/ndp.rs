@@ -49,7 +49,9 @@ impl Router {
         else {
             return false;
         };
-        if packet.hop_limit != HOP_LIMIT {
+        // Who has no address yet asks without one.
+        let forged = !source.is_unspecified() && !config.may_be_the_guests(packet.source);
+        if packet.hop_limit != HOP_LIMIT || forged {
             return true;
         }
         match message {

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol};
 
-use crate::config::Config;
+use crate::config::{Config, Mac};
 use crate::datagram::Datagrams;
 use crate::dns::{self, Dns};
 use crate::frames::{FRAME_BYTES, Frames, HEADER_BYTES};
@@ -125,6 +125,18 @@ impl Network {
     pub(crate) fn conversations(&self) -> (usize, usize) {
         (self.parts.tcp.len(), self.parts.datagrams.len())
     }
+
+    /// Bytes of memory for what waits in connections: those counted, and those that the kernel has really given.
+    #[cfg(test)]
+    pub(crate) fn buffered(&self) -> (usize, usize) {
+        self.parts.tcp.buffered()
+    }
+
+    /// When it works again though nothing comes.
+    #[cfg(test)]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.parts.deadline()
+    }
 }
 
 impl Parts {
@@ -141,19 +153,19 @@ impl Parts {
     /// Takes an Ethernet frame of the guest.
     fn take(&mut self, frame: &[u8], out: &mut Outbox<'_>, now: Instant) {
         let Ok(frame) = EthernetFrame::new_checked(frame) else { return };
-        let source = frame.src_addr();
-        if !source.is_unicast() {
+        let EthernetAddress(source) = frame.src_addr();
+        if !self.config.may_be_the_guests_card(source) {
             return;
         }
         match frame.ethertype() {
-            EthernetProtocol::Arp => arp::take(&self.config, frame.payload(), out),
+            EthernetProtocol::Arp => arp::take(&self.config, source, frame.payload(), out),
             EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
                 let Some(packet) = Packet::parse(frame.payload()) else { return };
                 let forged = !self.config.may_be_the_guests(packet.source);
                 if !forged {
-                    out.know_guest(source.0);
+                    out.know_guest(source);
                 }
-                self.take_packet(&packet, forged, out, now);
+                self.take_packet(source, &packet, forged, out, now);
             }
             _ => {}
         }
@@ -161,13 +173,20 @@ impl Parts {
 
     /// Takes an IP packet. `forged` is one whose source is none of the guest's addresses: before it has one, it may ask
     /// for it, and nothing else.
-    fn take_packet(&mut self, packet: &Packet<'_>, forged: bool, out: &mut Outbox<'_>, now: Instant) {
+    fn take_packet(
+        &mut self,
+        card: Mac,
+        packet: &Packet<'_>,
+        forged: bool,
+        out: &mut Outbox<'_>,
+        now: Instant,
+    ) {
         match packet.protocol {
             IpProtocol::Udp => {
                 let Some((guest, peer, payload)) = packet.udp() else { return };
                 if peer.is_ipv4() && peer.port() == dhcp::SERVER_PORT {
                     if !forged || packet.source.is_unspecified() {
-                        dhcp::take(&self.config, guest, payload, self.dns.search(), out);
+                        dhcp::take(&self.config, (card, guest), payload, self.dns.search(), out);
                     }
                 } else if forged {
                 } else if self.config.is_gateway(peer.ip()) && peer.port() == dns::PORT {
@@ -215,12 +234,12 @@ impl Parts {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             self.tcp.expire(now);
             self.datagrams.expire(now);
-            self.dns.expire(&mut self.poller, out, now);
+            self.dns.expire(&self.config, &mut self.poller, out, now);
             self.router.expire(&self.config, out, now);
         }
         let mut busy = self.tcp.serve(&self.config, &mut self.poller, out, now);
         busy |= self.datagrams.serve(&self.config, out);
-        busy |= self.dns.serve(&mut self.poller, out);
+        busy |= self.dns.serve(&self.config, &mut self.poller, out, now);
         busy
     }
 

@@ -18,7 +18,7 @@ const PACKET_AT: usize = HEADER_BYTES + ETHERNET_BYTES;
 pub(crate) const IPV4_BYTES: usize = 20;
 pub(crate) const IPV6_BYTES: usize = 40;
 pub(crate) const UDP_BYTES: usize = 8;
-const HOP_LIMIT: u8 = 64;
+pub(crate) const HOP_LIMIT: u8 = 64;
 
 /// What lasts between exchanges.
 pub(crate) struct Stock {

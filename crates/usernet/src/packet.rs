@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6ExtHeader, Ipv6Packet, TcpPacket, UdpPacket};
 
+use crate::outbox::IPV6_BYTES;
+
 /// An IP packet that is whole.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packet<'a> {
@@ -75,7 +77,42 @@ impl<'a> Packet<'a> {
             return None;
         }
         let opens = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
-        Some(Segment { guest, peer, opens, resets: segment.rst() })
+        let smoltcp::wire::TcpSeqNumber(sequence) = segment.seq_number();
+        Some(Segment {
+            guest,
+            peer,
+            opens,
+            resets: segment.rst(),
+            sequence: sequence.cast_unsigned(),
+            len: segment.payload().len(),
+        })
+    }
+
+    /// The packet with no more than the first `keep` bytes of its TCP segment's data.
+    pub(crate) fn cut(&self, keep: usize) -> Option<Vec<u8>> {
+        const FLAGS_AT: usize = 13;
+        const FIN: u8 = 1;
+        let segment_at = self.bytes.len() - self.payload.len();
+        let header_bytes = usize::from(TcpPacket::new_checked(self.payload).ok()?.header_len());
+        let len = segment_at + header_bytes + keep;
+        if len >= self.bytes.len() {
+            return Some(self.bytes.to_vec());
+        }
+        let mut cut = self.bytes[..len].to_vec();
+        // What ends the data comes behind it.
+        cut[segment_at + FLAGS_AT] &= !FIN;
+        match self.source {
+            IpAddr::V4(_) => {
+                let mut packet = Ipv4Packet::new_unchecked(&mut cut);
+                packet.set_total_len(u16::try_from(len).ok()?);
+                packet.fill_checksum();
+            }
+            IpAddr::V6(_) => {
+                let payload = len.checked_sub(IPV6_BYTES)?;
+                Ipv6Packet::new_unchecked(&mut cut).set_payload_len(u16::try_from(payload).ok()?);
+            }
+        }
+        Some(cut)
     }
 
     /// The packet as a UDP datagram: the guest's end, the other, what it carries.
@@ -94,4 +131,8 @@ pub(crate) struct Segment {
     /// Asks for a connection.
     pub(crate) opens: bool,
     pub(crate) resets: bool,
+    /// The number of its first byte, or of what opens or ends.
+    pub(crate) sequence: u32,
+    /// Bytes of data.
+    pub(crate) len: usize,
 }

@@ -1,7 +1,6 @@
 //! Descriptors and deadlines: everything that can wake the network, in one descriptor.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -95,15 +94,19 @@ impl Poller {
 
 /// Deadlines of conversations. Each conversation is in here at most once, with a deadline no later than its true one.
 #[derive(Default)]
-pub(crate) struct Deadlines(BinaryHeap<Reverse<(Instant, Id)>>);
+pub(crate) struct Deadlines(BTreeSet<(Instant, Id)>);
 
 impl Deadlines {
     pub(crate) fn push(&mut self, at: Instant, id: Id) {
-        self.0.push(Reverse((at, id)));
+        self.0.insert((at, id));
+    }
+
+    pub(crate) fn remove(&mut self, at: Instant, id: Id) {
+        self.0.remove(&(at, id));
     }
 
     pub(crate) fn first(&self) -> Option<Instant> {
-        self.0.peek().map(|Reverse((at, _))| *at)
+        self.0.first().map(|(at, _)| *at)
     }
 
     /// Takes one whose time has come.
@@ -111,7 +114,7 @@ impl Deadlines {
         if self.first()? > now {
             return None;
         }
-        self.0.pop().map(|Reverse((_, id))| id)
+        self.0.pop_first().map(|(_, id)| id)
     }
 
     pub(crate) fn clear(&mut self) {

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4DstUnreachable, Icmpv4Message,
-    Icmpv4Packet, IpAddress, IpCidr, IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Address,
+    EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, IpAddress, IpCidr,
+    IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Address,
 };
 
 use crate::config::{Config, Ipv6};
 use crate::outbox::write_ip_header;
-use crate::testing::{GUEST, Guest, HOST, MAC, Random};
+use crate::testing::{GATEWAY, GUEST, Guest, HOST, MAC, frame, syn, udp_bytes};
 
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
+mod crowd;
+mod forged;
+mod names;
+mod unreachable;
 
 fn guest() -> Guest {
     Guest::new(Config::default())
@@ -30,33 +33,6 @@ fn listener() -> (TcpListener, u16) {
 /// A port on which nobody listens.
 fn closed_port() -> u16 {
     listener().1
-}
-
-/// An IPv4 packet in a frame from the guest's Ethernet address.
-fn frame(source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; 14 + 20 + payload.len()];
-    let repr = EthernetRepr {
-        src_addr: EthernetAddress(MAC),
-        dst_addr: EthernetAddress(Config::default().gateway_mac),
-        ethertype: EthernetProtocol::Ipv4,
-    };
-    repr.emit(&mut EthernetFrame::new_unchecked(&mut bytes[..]));
-    write_ip_header(&mut bytes[14..], source.into(), target.into(), protocol, 64);
-    bytes[34..].copy_from_slice(payload);
-    bytes
-}
-
-fn udp_bytes(source: u16, target: u16, data: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(8 + data.len()).unwrap();
-    let mut bytes = [source.to_be_bytes(), target.to_be_bytes(), len.to_be_bytes(), [0; 2]].concat();
-    bytes.extend_from_slice(data);
-    bytes
-}
-
-fn syn(source: u16, target: u16) -> Vec<u8> {
-    let mut bytes = [source.to_be_bytes(), target.to_be_bytes()].concat();
-    bytes.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x40, 0, 0, 0, 0, 0]);
-    bytes
 }
 
 /// The ICMP messages among the frames that the guest was given: source, type, code.
@@ -127,6 +103,40 @@ fn bytes_arrive_whole_both_ways_and_each_end_is_told() {
         assert_eq!(server.join().unwrap(), data.len());
         guest.until("the end", |guest| guest.network.conversations() == (0, 0));
     }
+}
+
+#[test]
+fn a_server_that_ends_first_still_hears_the_guest() {
+    const BYTES: usize = 300_000;
+    let (listener, port) = listener();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&[1; BYTES]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    let mut guest = guest();
+    let handle = guest.connect(HOST, port);
+    let mut received = 0;
+    guest.until("the server's end", |guest| {
+        let socket = guest.tcp(handle);
+        while socket.can_recv() {
+            received += socket.recv(|bytes| (bytes.len(), bytes.len())).unwrap();
+        }
+        socket.state() == tcp::State::CloseWait
+    });
+    assert_eq!(received, BYTES);
+    let mut sent = 0;
+    guest.until("all is sent", |guest| {
+        sent += guest.tcp(handle).send_slice(&[2; BYTES][sent..]).unwrap();
+        sent == BYTES
+    });
+    guest.tcp(handle).close();
+    guest.until("the end", |guest| guest.network.conversations() == (0, 0));
+    assert_eq!(server.join().unwrap(), BYTES);
+    assert_eq!(guest.tcp(handle).state(), tcp::State::Closed);
 }
 
 #[test]
@@ -230,10 +240,11 @@ fn idle_connections_are_no_burden() {
     assert_eq!(guest.network.conversations().0, 200);
     let handle = guest.connect(HOST, port);
     let (mut stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
     for _ in 0..100 {
         guest.tcp(handle).send_slice(b"x").unwrap();
-        guest.work();
-        stream.read_exact(&mut [0]).unwrap();
+        // The guest holds a byte back until the one before it is acknowledged, which takes a moment.
+        guest.until("a byte", |_| stream.read(&mut [0]).is_ok_and(|count| count == 1));
     }
     guest.network.reset();
     assert_eq!(guest.network.conversations(), (0, 0));
@@ -300,26 +311,6 @@ fn the_oldest_conversation_makes_room() {
 }
 
 #[test]
-fn forged_addresses_and_odd_targets_lead_nowhere() {
-    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = server.local_addr().unwrap().port();
-    let mut guest = guest();
-    for source in [Ipv4Addr::new(192, 168, 127, 3), HOST, GATEWAY, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED]
-    {
-        guest.inject(frame(source, HOST, IpProtocol::Udp, &udp_bytes(1, port, b"x")));
-        guest.inject(frame(source, HOST, IpProtocol::Tcp, &syn(1, port)));
-    }
-    for target in
-        [Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(224, 0, 0, 1)]
-    {
-        guest.inject(frame(GUEST, target, IpProtocol::Udp, &udp_bytes(1, port, b"x")));
-        guest.inject(frame(GUEST, target, IpProtocol::Tcp, &syn(1, port)));
-    }
-    assert_eq!(guest.network.conversations(), (0, 0));
-    assert!(guest.wire.to_guest.is_empty());
-}
-
-#[test]
 fn nobodys_address_and_the_routers_ports_are_told() {
     let mut guest = guest();
     guest.wire.seen = Some(Vec::new());
@@ -338,90 +329,6 @@ fn the_router_and_the_host_answer_pings() {
     }
     let reply = Icmpv4Message::EchoReply;
     assert_eq!(icmp_messages(&mut guest), [(GATEWAY, reply, 0), (HOST, reply, 0)]);
-}
-
-/// A network whose host has a name server that answers every question with `10.9.8.7`, but for those that it drops.
-fn with_name_server(drops: usize) -> (Guest, tempfile::TempDir, thread::JoinHandle<()>) {
-    let folder = tempfile::tempdir().unwrap();
-    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let config = Config {
-        name_server_port: server.local_addr().unwrap().port(),
-        resolv_conf: folder.path().join("resolv.conf"),
-        ..Config::default()
-    };
-    // The first one refuses: nobody is there.
-    std::fs::write(&config.resolv_conf, "nameserver 127.0.0.77\nnameserver 127.0.0.1\nsearch a.org b.org\n")
-        .unwrap();
-    let thread = thread::spawn(move || {
-        let mut bytes = [0; 512];
-        for number in 0.. {
-            let (len, from) = server.recv_from(&mut bytes).unwrap();
-            if number < drops {
-                continue;
-            }
-            let mut answer = bytes[..len].to_vec();
-            answer[2] |= 0x80;
-            // One for another question comes first.
-            answer[0] ^= 1;
-            server.send_to(&answer, from).unwrap();
-            answer[0] ^= 1;
-            answer[7] = 1;
-            answer.extend_from_slice(&[0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 9, 8, 7]);
-            server.send_to(&answer, from).unwrap();
-            return;
-        }
-    });
-    (Guest::new(config), folder, thread)
-}
-
-fn question(name: &str) -> Vec<u8> {
-    let mut bytes = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).unwrap());
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.extend_from_slice(&[0, 0, 1, 0, 1]);
-    bytes
-}
-
-/// The last four bytes of the answer to a question for an address.
-fn resolve(guest: &mut Guest, name: &str) -> [u8; 4] {
-    let handle = udp_socket(guest);
-    let server = IpEndpoint::new(IpAddress::Ipv4(GATEWAY), 53);
-    guest.sockets.get_mut::<udp::Socket<'_>>(handle).send_slice(&question(name), server).unwrap();
-    guest.until("an answer", |guest| guest.sockets.get_mut::<udp::Socket<'_>>(handle).can_recv());
-    let (answer, meta) = guest.sockets.get_mut::<udp::Socket<'_>>(handle).recv().unwrap();
-    assert_eq!((&answer[..2], meta.endpoint), (&[7, 7][..], server));
-    let address = *answer.last_chunk().unwrap();
-    guest.sockets.remove(handle);
-    address
-}
-
-#[test]
-fn names_are_resolved_by_the_hosts_servers_and_the_hosts_own_here() {
-    let (mut guest, _folder, server) = with_name_server(0);
-    for name in ["host.docker.internal", "Gateway.Docker.Internal", "host.coracle.internal"] {
-        assert_eq!(resolve(&mut guest, name), HOST.octets());
-    }
-    assert_eq!(resolve(&mut guest, "example.org"), [10, 9, 8, 7]);
-    server.join().unwrap();
-}
-
-#[test]
-fn a_lost_question_is_asked_again() {
-    let (mut guest, _folder, server) = with_name_server(1);
-    assert_eq!(resolve(&mut guest, "example.org"), [10, 9, 8, 7]);
-    server.join().unwrap();
-}
-
-#[test]
-fn without_a_name_server_the_guest_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let name_server_port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = Config { resolv_conf: folder.path().join("none"), name_server_port, ..Config::default() };
-    let mut guest = Guest::new(config);
-    let answer = resolve(&mut guest, "example.org");
-    assert_eq!(answer, [0, 1, 0, 1], "the answer ends with the question");
 }
 
 #[test]
@@ -459,54 +366,4 @@ fn ipv6_is_advertised_and_leads_to_the_host() {
     stream.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"six");
     stream.shutdown(Shutdown::Both).unwrap();
-}
-
-/// Whatever comes, nothing panics, and what is kept stays bounded.
-#[test]
-fn no_frame_makes_it_panic() {
-    let mut config = Config { ipv6: Ipv6::Always, ..Config::default() };
-    config.limits.datagram_flows = 8;
-    config.limits.connections = 8;
-    config.limits.questions = 8;
-    let folder = tempfile::tempdir().unwrap();
-    config.resolv_conf = folder.path().join("none");
-    config.name_server_port = closed_port();
-    let mut random = Random::new(0xc0de);
-
-    // Good frames of every kind: those that a guest's stack sends, and some by hand.
-    let mut samples = vec![
-        frame(GUEST, GATEWAY, IpProtocol::Udp, &udp_bytes(1, 53, &question("a.example.org"))),
-        frame(GUEST, HOST, IpProtocol::Udp, &udp_bytes(1, 9, b"data")),
-        frame(GUEST, HOST, IpProtocol::Tcp, &syn(1, 9)),
-        frame(GUEST, HOST, IpProtocol::Icmp, &[8, 0, 0, 0, 1, 2, 3, 4, 5]),
-    ];
-    let mut booting = Guest::without_address(Config::default());
-    booting.sockets.add(dhcpv4::Socket::new());
-    booting.stack.poll(smoltcp::time::Instant::ZERO, &mut booting.wire, &mut booting.sockets);
-    samples.extend(booting.wire.from_guest.drain(..));
-    let mut dialing = guest();
-    dialing.dial(HOST, 9);
-    dialing.stack.poll(smoltcp::time::Instant::ZERO, &mut dialing.wire, &mut dialing.sockets);
-    samples.extend(dialing.wire.from_guest.drain(..));
-    for kind in [128, 133, 135, 136, 143] {
-        let mut message = vec![0; 14 + 40 + 32];
-        message[6..12].copy_from_slice(&MAC);
-        message[12..14].copy_from_slice(&[0x86, 0xdd]);
-        let (from, to): (Ipv6Address, Ipv6Address) =
-            ("fe80::77".parse().unwrap(), "fe80::1".parse().unwrap());
-        write_ip_header(&mut message[14..], from.into(), to.into(), IpProtocol::Icmpv6, 255);
-        message[54] = kind;
-        samples.push(message);
-    }
-
-    let mut guest = Guest::new(config);
-    for _ in 0..60_000 {
-        let sample = &samples[random.below(samples.len())];
-        let damaged = random.damaged(sample);
-        guest.wire.from_guest.push_back(damaged);
-        guest.network.exchange(&mut guest.wire).unwrap();
-        guest.wire.to_guest.clear();
-    }
-    let (connections, datagrams) = guest.network.conversations();
-    assert!(connections <= 8 && datagrams <= 8, "{connections} connections, {datagrams} of datagrams");
 }

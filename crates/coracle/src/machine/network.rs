@@ -21,6 +21,7 @@ const _: () = assert!(HEADER_BYTES == net::HEADER_BYTES && FRAME_BYTES > 1 << 16
 pub(crate) fn card() -> io::Result<NetConfig> {
     let config = Config {
         guest: GUEST,
+        guest_mac: Some(GUEST_MAC),
         gateway: GATEWAY,
         host: HOST,
         prefix: PREFIX,

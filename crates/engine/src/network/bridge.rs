@@ -144,9 +144,13 @@ impl State {
         let bridges = self.networks.values().filter_map(|network| network.rules(self.sandboxes.values()));
         let rules = Ruleset { bridges: bridges.collect(), routes_only_bridges: self.forwarding };
         let what = || "set the machine's packet filter (nf_tables)".to_owned();
-        let mut socket = Socket::netfilter().context(what)?;
+        let mut socket = match self.filter.take() {
+            Some(socket) => socket,
+            None => Socket::netfilter().context(what)?,
+        };
         let applied = rules.apply(&mut socket).context(what);
         self.has_rules.set(applied.is_ok());
+        self.filter.set(Some(socket));
         applied
     }
 }

@@ -105,6 +105,9 @@ struct State {
     doomed: BTreeSet<String>,
     /// This engine made a router of the machine.
     forwarding: bool,
+    /// Kept open: with the socket of a change the kernel waits, when it is closed, until the change before it is
+    /// cleared away, some 10 ms.
+    filter: Cell<Option<netlink::Socket>>,
     /// The kernel has the rules that bridges need.
     has_rules: Cell<bool>,
     /// Where the search for a free port begins.

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use crate::config::Config;
+
 const HEADER_BYTES: usize = 12;
 /// Section 2.3.4: what a name takes in a message.
 const NAME_BYTES: usize = 255;
@@ -51,6 +53,12 @@ impl Question {
             answer.extend_from_slice(&address.octets());
         }
         answer
+    }
+
+    /// The answer, if the name is one of the host's.
+    pub(super) fn answer_here(&self, query: &[u8], config: &Config) -> Option<Vec<u8>> {
+        let here = config.host_names.iter().any(|name| name.eq_ignore_ascii_case(&self.name));
+        here.then(|| self.answer(query, config.host))
     }
 
     /// An answer that says that nobody could be asked.
@@ -106,10 +114,22 @@ pub(super) fn answers(query: &[u8], message: &[u8]) -> bool {
     repeats_none || theirs.zip(ours).is_some_and(|(theirs, ours)| theirs.eq_ignore_ascii_case(ours))
 }
 
+/// For fuzzing: whatever the bytes are, nothing panics, and what is answered is an answer.
+#[cfg(test)]
+pub(super) fn take_anything(bytes: &[u8], address: Ipv4Addr) {
+    if let Some(question) = Question::parse(bytes) {
+        assert!(question.name.len() <= NAME_BYTES * 4);
+        for reply in [question.answer(bytes, address), question.failure(bytes)] {
+            assert!(answers(bytes, &reply));
+        }
+    }
+    let (query, answer) = bytes.split_at(bytes.len() / 2);
+    answers(query, answer);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
 
     pub(super) fn query(name: &str, kind: u16) -> Vec<u8> {
         let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -154,22 +174,6 @@ mod tests {
         assert!(answers(&query, &good) && answers(&query, &with(13, b'E')));
         for bad in [with(0, 0), with(2, 1), with(13, b'f'), Vec::new(), good[..20].to_vec()] {
             assert!(!answers(&query, &bad), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn no_bytes_make_it_panic() {
-        let mut random = Random::new(53);
-        let good = query("some.name.example.org", TYPE_A);
-        for _ in 0..200_000 {
-            let bytes = random.damaged(&good);
-            if let Some(question) = Question::parse(&bytes) {
-                assert!(question.name.len() <= NAME_BYTES * 4);
-                let answer = question.answer(&bytes, Ipv4Addr::LOCALHOST);
-                assert!(answers(&bytes, &answer));
-                question.failure(&bytes);
-            }
-            answers(&good, &bytes);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Names: the router answers for the host, and passes every other question on to the host's own name servers as it is.
 //!
-//! Questions come by UDP. Over TCP the guest talks to the host's first name server itself (see [`crate::tcp`]); the
-//! host's names are not answered there, which nobody asks for: their answers are short.
+//! * `message`: what is in a message, as far as it must be known.
+//! * `resolvers`: the host's name servers and search domains.
+//! * `stream`: questions over TCP. Here are those by UDP.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -16,9 +17,11 @@ use crate::sys;
 
 mod message;
 mod resolvers;
+mod stream;
 
 use self::message::Question;
 use self::resolvers::Resolvers;
+use self::stream::{Means, Stream};
 
 pub(crate) const PORT: u16 = 53;
 
@@ -26,6 +29,8 @@ pub(crate) const PORT: u16 = 53;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a question is asked before the guest is told that it failed. It asks again by itself after some five seconds.
 const ATTEMPTS: usize = 4;
+/// The longest question that is passed on. A name takes 255 bytes, and what is said beside it little.
+const QUESTION_BYTES: usize = 4096;
 /// The longest answer that UDP carries.
 const ANSWER_BYTES: usize = 65_535;
 
@@ -47,6 +52,7 @@ struct Pending {
 /// The name server.
 pub(crate) struct Dns {
     pending: HashMap<Id, Pending>,
+    streams: HashMap<Id, Stream>,
     line: VecDeque<Id>,
     deadlines: Deadlines,
     resolvers: Resolvers,
@@ -58,6 +64,7 @@ impl Dns {
     pub(crate) fn new(config: &Config) -> Self {
         Dns {
             pending: HashMap::new(),
+            streams: HashMap::new(),
             line: VecDeque::new(),
             deadlines: Deadlines::default(),
             resolvers: Resolvers::new(&config.resolv_conf, config.name_server_port),
@@ -71,9 +78,39 @@ impl Dns {
         self.resolvers.search()
     }
 
-    /// The host's first name server, for TCP.
-    pub(crate) fn first_server(&mut self) -> Option<SocketAddr> {
-        self.resolvers.servers().first().copied()
+    /// A connection to the name server: the end that is the guest's.
+    ///
+    /// # Errors
+    /// When there are too many, or no descriptors.
+    pub(crate) fn connect(&mut self, poller: &mut Poller) -> io::Result<OwnedFd> {
+        if self.streams.len() >= self.most {
+            tracing::debug!("too many connections to the name server at a time");
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (theirs, ours) = sys::pair()?;
+        let id = poller.add(&ours, Owner::Dns)?;
+        self.streams.insert(id, Stream::new(ours));
+        Ok(theirs)
+    }
+
+    /// Gives a connection its turn, after its deadline or else when something has happened.
+    fn stream(&mut self, id: Id, config: &Config, poller: &mut Poller, now: Instant, overdue: bool) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let noted = stream.ends;
+        let mut watch = |socket: &OwnedFd| poller.add_again(socket, Owner::Dns, id);
+        let mut means = Means { config, servers: self.resolvers.servers(), watch: &mut watch, now };
+        let goes_on = if overdue { stream.expire(&mut means) } else { stream.work(&mut means) };
+        // One that is overdue is noted no more.
+        if let Some(noted) = noted
+            && (!goes_on || stream.ends != Some(noted))
+        {
+            self.deadlines.remove(noted, id);
+        }
+        match stream.ends {
+            _ if !goes_on => drop(self.streams.remove(&id)),
+            Some(ends) => self.deadlines.push(ends, id),
+            None => {}
+        }
     }
 
     /// Takes a datagram to the name server's port.
@@ -85,9 +122,12 @@ impl Dns {
         poller: &mut Poller,
         out: &mut Outbox<'_>,
     ) {
+        if query.len() > QUESTION_BYTES {
+            return;
+        }
         let Some(question) = Question::parse(query) else { return };
-        if config.host_names.iter().any(|name| name.eq_ignore_ascii_case(&question.name)) {
-            out.udp(asked, guest, &question.answer(query, config.host));
+        if let Some(answer) = question.answer_here(query, config) {
+            out.udp(asked, guest, &answer);
             return;
         }
         if self.pending.len() >= self.most {
@@ -143,18 +183,33 @@ impl Dns {
                 self.line.push_back(id);
             }
         }
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !std::mem::replace(&mut stream.in_line, true)
+        {
+            self.line.push_back(id);
+        }
     }
 
     /// Passes answers on; false if there were none.
-    pub(crate) fn serve(&mut self, poller: &mut Poller, out: &mut Outbox<'_>) -> bool {
+    pub(crate) fn serve(
+        &mut self,
+        config: &Config,
+        poller: &mut Poller,
+        out: &mut Outbox<'_>,
+        now: Instant,
+    ) -> bool {
         let mut busy = false;
         for _ in 0..self.line.len() {
             if !out.has_room() {
                 break;
             }
             let Some(id) = self.line.pop_front() else { break };
-            let Some(pending) = self.pending.get_mut(&id) else { continue };
             busy = true;
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.in_line = false;
+                self.stream(id, config, poller, now, false);
+            }
+            let Some(pending) = self.pending.get_mut(&id) else { continue };
             pending.in_line = false;
             while pending.readable {
                 match sys::receive(&pending.socket, &mut self.answer) {
@@ -210,8 +265,18 @@ impl Dns {
     }
 
     /// Asks again what was not answered in time.
-    pub(crate) fn expire(&mut self, poller: &mut Poller, out: &mut Outbox<'_>, now: Instant) {
+    pub(crate) fn expire(
+        &mut self,
+        config: &Config,
+        poller: &mut Poller,
+        out: &mut Outbox<'_>,
+        now: Instant,
+    ) {
         while let Some(id) = self.deadlines.pop_due(now) {
+            if self.streams.contains_key(&id) {
+                self.stream(id, config, poller, now, true);
+                continue;
+            }
             match self.pending.get(&id).map(|pending| pending.ends) {
                 Some(ends) if ends > now => self.deadlines.push(ends, id),
                 Some(_) => self.ask_next(id, poller, out),
@@ -222,6 +287,7 @@ impl Dns {
 
     pub(crate) fn reset(&mut self) {
         self.pending.clear();
+        self.streams.clear();
         self.line.clear();
         self.deadlines.clear();
     }
@@ -232,4 +298,12 @@ fn send(pending: &Pending) {
         // The next name server is asked when this one's time is over.
         tracing::debug!(%error, "a question was not sent");
     }
+}
+
+/// For fuzzing.
+#[cfg(test)]
+pub(crate) fn take_anything(bytes: &[u8], address: std::net::Ipv4Addr) {
+    message::take_anything(bytes, address);
+    let list = resolvers::parse(&String::from_utf8_lossy(bytes), PORT);
+    assert!(!list.servers.is_empty());
 }

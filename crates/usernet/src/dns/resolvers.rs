@@ -24,8 +24,8 @@ pub(super) struct Resolvers {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct List {
-    servers: Vec<SocketAddr>,
+pub(super) struct List {
+    pub(super) servers: Vec<SocketAddr>,
     search: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ fn read(path: &Path, port: u16) -> List {
     parse(&text, port)
 }
 
-fn parse(text: &str, port: u16) -> List {
+pub(super) fn parse(text: &str, port: u16) -> List {
     let mut list = List::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt,
 };
@@ -33,6 +33,11 @@ pub(crate) fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Two ends of a stream within this process.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, CLOSED_AND_NON_BLOCKING, None)?)
 }
 
 /// What became of a connection that was begun.
@@ -112,6 +117,14 @@ pub(crate) fn open_files() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
+/// The kernel hands out memory in pieces of so many bytes.
+pub(crate) fn page_size() -> usize {
+    // SAFETY: it takes a number and touches no memory.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // The kernel knows it.
+    usize::try_from(size).unwrap_or(65_536)
+}
+
 /// Memory that costs nothing until it is written to, and is the kernel's again when this is dropped. What the allocator
 /// hands out it may have to fill with zeroes first, which for a connection's buffers would be most of the work of a short
 /// one.
@@ -130,7 +143,36 @@ impl Pages {
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let start =
             unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
-        Ok(Pages { start, len })
+        let pages = Pages { start, len };
+        // A huge page would be taken whole for a single byte. A kernel that has none refuses, which is as good.
+        // SAFETY: the advice changes how memory is taken, not what it holds.
+        let _ = unsafe { madvise(pages.start, pages.len, Advice::LinuxNoHugepage) };
+        Ok(pages)
+    }
+
+    /// Gives memory back until it is written to again; it is all zero then. Both numbers MUST be multiples of the page
+    /// size.
+    ///
+    /// # Safety
+    /// What was given out of these bytes may not be read any more before it is written to.
+    pub(crate) unsafe fn give_back(&self, start: usize, len: usize) -> io::Result<()> {
+        if start.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the range is this mapping's, and stays mapped; that its bytes change is the caller's promise.
+        unsafe { madvise(self.start.wrapping_byte_add(start), len, Advice::LinuxDontNeed) }?;
+        Ok(())
+    }
+
+    /// Bytes that the kernel has taken memory for.
+    #[cfg(test)]
+    pub(crate) fn resident(&self) -> usize {
+        let page = page_size();
+        let mut pages = vec![0_u8; self.len.div_ceil(page)];
+        // SAFETY: the mapping is this value's, and there is a byte for each of its pages.
+        let result = unsafe { libc::mincore(self.start, self.len, pages.as_mut_ptr()) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        pages.iter().filter(|page| *page & 1 != 0).count() * page
     }
 
     /// The bytes.

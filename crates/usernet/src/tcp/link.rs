@@ -5,6 +5,7 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::window::Window;
 use crate::outbox::Outbox;
 
 /// The longest packet that the guest gets in one piece. Less than a packet may have, so that data for a guest whose MTU
@@ -15,12 +16,17 @@ const LONGEST: usize = 65_500;
 pub(super) struct Link<'l, 'o> {
     packet: Option<&'l [u8]>,
     out: &'l mut Outbox<'o>,
+    window: Option<&'l mut Window>,
 }
 
 impl<'l, 'o> Link<'l, 'o> {
-    /// `packet` is the one that comes in.
-    pub(super) fn new(packet: Option<&'l [u8]>, out: &'l mut Outbox<'o>) -> Self {
-        Link { packet, out }
+    /// `packet` is the one that comes in. What goes out tells of no more than `window`.
+    pub(super) fn new(
+        packet: Option<&'l [u8]>,
+        out: &'l mut Outbox<'o>,
+        window: Option<&'l mut Window>,
+    ) -> Self {
+        Link { packet, out, window }
     }
 }
 
@@ -36,11 +42,13 @@ impl<'o> Device for Link<'_, 'o> {
 
     fn receive(&mut self, _now: Instant) -> Option<(Incoming<'_>, Room<'_, 'o>)> {
         let packet = self.packet.take()?;
-        Some((Incoming(packet), Room { out: self.out, segment: None }))
+        let window = self.window.as_deref_mut();
+        Some((Incoming(packet), Room { out: self.out, window, segment: None }))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Room<'_, 'o>> {
-        self.out.has_room().then_some(Room { out: self.out, segment: None })
+        let room = self.out.has_room();
+        room.then_some(Room { out: self.out, window: self.window.as_deref_mut(), segment: None })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -67,12 +75,20 @@ impl RxToken for Incoming<'_> {
 
 pub(super) struct Room<'a, 'o> {
     out: &'a mut Outbox<'o>,
+    window: Option<&'a mut Window>,
     segment: Option<NonZeroU16>,
 }
 
 impl TxToken for Room<'_, '_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        self.out.tcp(len, self.segment.map(NonZeroU16::get), f)
+        let window = self.window;
+        self.out.tcp(len, self.segment.map(NonZeroU16::get), |packet| {
+            let result = f(packet);
+            if let Some(window) = window {
+                window.limit(packet);
+            }
+            result
+        })
     }
 
     fn set_meta(&mut self, meta: PacketMeta) {

@@ -8,6 +8,8 @@
 //!
 //! * `link`: smoltcp's view of the guest's link.
 //! * `relay`: one connection and its two sockets.
+//! * `ring`: the memory of all connections.
+//! * `window`: how much the guest may send.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
@@ -30,14 +32,17 @@ use crate::sys;
 
 mod link;
 mod relay;
+mod ring;
+mod window;
 
 use self::link::Link;
 use self::relay::{Relay, Turn};
+use self::ring::Budget;
 
 /// The guest's end and the other.
 type Key = (SocketAddr, SocketAddr);
 
-/// Descriptors that connections leave to the rest of the process.
+/// Descriptors that the network leaves to the rest of the process.
 const DESCRIPTORS_LEFT: usize = 256;
 
 struct Flow {
@@ -52,7 +57,7 @@ enum Phase {
     /// The host's socket is being connected.
     Dialing {
         socket: OwnedFd,
-        /// The guest's request.
+        /// The guest's request, without data.
         request: Box<[u8]>,
         /// Where to try next.
         next: Option<SocketAddr>,
@@ -93,6 +98,7 @@ pub(crate) struct Tcp {
     line: VecDeque<Id>,
     deadlines: Deadlines,
     limits: Limits,
+    budget: Budget,
     dialing: usize,
     /// Without any socket, for packets that belong to no connection: smoltcp resets them.
     nobody: SocketSet<'static>,
@@ -101,8 +107,20 @@ pub(crate) struct Tcp {
 
 impl Tcp {
     pub(crate) fn new(config: &Config) -> Self {
-        let room = sys::open_files().saturating_sub(DESCRIPTORS_LEFT).max(1);
-        let limits = Limits { connections: config.limits.connections.min(room), ..config.limits };
+        let limits = config.limits;
+        // A question over TCP has both ends of a connection within this process, and one to the name server.
+        let others = limits.datagram_flows + 3 * limits.questions + DESCRIPTORS_LEFT;
+        let open_files = sys::open_files();
+        let room = open_files.saturating_sub(others).max(1);
+        if room < limits.connections {
+            tracing::warn!(
+                open_files,
+                "the guest gets {room} TCP connections at a time instead of {}: each takes an open file, of which \
+                 {others} are kept for other things; raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+                limits.connections
+            );
+        }
+        let limits = Limits { connections: limits.connections.min(room), ..limits };
         Tcp {
             interface: None,
             clock: Clock(Instant::now()),
@@ -111,6 +129,7 @@ impl Tcp {
             line: VecDeque::new(),
             deadlines: Deadlines::default(),
             limits,
+            budget: Budget::new(limits.buffers),
             dialing: 0,
             nobody: SocketSet::new(Vec::new()),
             told_of_limit: false,
@@ -126,7 +145,7 @@ impl Tcp {
         let mut config = InterfaceConfig::new(HardwareAddress::Ip);
         // Whatever the standard library seeds its tables with: the kernel's random numbers.
         config.random_seed = RandomState::new().hash_one(0);
-        let mut interface = Interface::new(config, &mut Link::new(None, out), self.clock.at(now));
+        let mut interface = Interface::new(config, &mut Link::new(None, out, None), self.clock.at(now));
         interface.set_any_ip(true);
         self.interface = Some((interface, offloads));
     }
@@ -141,18 +160,16 @@ impl Tcp {
             Some((_, Flow { phase: Phase::Dialing { .. }, .. })) => {}
             Some((id, Flow { phase: Phase::Open(relay), in_line, .. })) => {
                 let Some((interface, _)) = &mut self.interface else { return };
-                interface.poll_ingress_single(
-                    self.clock.at(context.now),
-                    &mut Link::new(Some(packet.bytes), context.out),
-                    relay.sockets(),
-                );
+                let at = self.clock.at(context.now);
+                relay.take((packet, segment), interface, context.out, &mut self.budget, at);
                 if !std::mem::replace(in_line, true) {
                     self.line.push_back(id);
                 }
             }
             None if segment.opens => self.request(key, packet, context),
-            None if !segment.resets => self.refuse(packet.bytes, context.out, context.now),
-            None => {}
+            // An address that no machine has answers nothing.
+            None if segment.resets || context.config.destination(packet.target) == Destination::None => {}
+            None => self.refuse(packet.bytes, context.out, context.now),
         }
     }
 
@@ -160,7 +177,7 @@ impl Tcp {
     fn refuse(&mut self, packet: &[u8], out: &mut Outbox<'_>, now: Instant) {
         if let Some((interface, _)) = &mut self.interface {
             let now = self.clock.at(now);
-            interface.poll_ingress_single(now, &mut Link::new(Some(packet), out), &mut self.nobody);
+            interface.poll_ingress_single(now, &mut Link::new(Some(packet), out, None), &mut self.nobody);
         }
     }
 
@@ -170,16 +187,14 @@ impl Tcp {
         let now = *now;
         let (_, peer) = key;
         let (target, next) = match config.destination(peer.ip()) {
-            Destination::Outside => (peer, None),
+            Destination::Outside => (Some(peer), None),
             Destination::Host => {
                 let [first, second] =
                     sys::loopback(peer.ip()).map(|address| SocketAddr::new(address, peer.port()));
-                (first, Some(second))
+                (Some(first), Some(second))
             }
-            Destination::Gateway if peer.port() == dns::PORT => match servers.first_server() {
-                Some(server) => (server, None),
-                None => return self.refuse(packet.bytes, out, now),
-            },
+            // The name server is here.
+            Destination::Gateway if peer.port() == dns::PORT => (None, None),
             Destination::Gateway => return self.refuse(packet.bytes, out, now),
             Destination::Nobody => {
                 return icmp::unreachable(config, packet.bytes, Unreachable::Host, out);
@@ -197,13 +212,18 @@ impl Tcp {
             // It will ask again.
             return;
         }
-        let dialed = sys::dial(target).and_then(|socket| {
+        let socket = match target {
+            Some(target) => sys::dial(target),
+            None => servers.connect(poller),
+        };
+        let dialed = socket.and_then(|socket| {
             let id = poller.add(&socket, Owner::Tcp)?;
             Ok((id, socket))
         });
         match dialed {
             Ok((id, socket)) => {
-                let request = packet.bytes.into();
+                // Whatever comes with it comes again when it is answered.
+                let Some(request) = packet.cut(0).map(Vec::into_boxed_slice) else { return };
                 let phase = Phase::Dialing { socket, request, next, done: false };
                 self.flows.insert(id, Flow { key, phase, in_line: false, deadline: None });
                 self.by_key.insert(key, id);
@@ -302,15 +322,13 @@ impl Tcp {
         let Some(flow) = self.flows.remove(&id) else { return false };
         self.dialing -= 1;
         let Phase::Dialing { socket, request, .. } = flow.phase else { return false };
-        let opened =
-            outcome.and_then(|()| Relay::new(socket, flow.key.1, relay::buffer_bytes(self.flows.len())));
+        let Some(packet) = Packet::parse(&request) else { return false };
+        let Some(segment) = packet.tcp() else { return false };
+        let opened = outcome.and_then(|()| Relay::new(socket, flow.key.1, segment, now));
         match (opened, &mut self.interface) {
             (Ok(mut relay), Some((interface, _))) => {
-                interface.poll_ingress_single(
-                    self.clock.at(now),
-                    &mut Link::new(Some(&request), out),
-                    relay.sockets(),
-                );
+                let at = self.clock.at(now);
+                relay.take((&packet, segment), interface, out, &mut self.budget, at);
                 let phase = Phase::Open(Box::new(relay));
                 self.flows.insert(id, Flow { key: flow.key, phase, in_line: false, deadline: None });
                 return true;
@@ -329,19 +347,23 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let Phase::Open(relay) = &mut flow.phase else { return };
         let at = self.clock.at(now);
-        match relay.turn(interface, out, at) {
+        match relay.turn(interface, out, &mut self.budget, (now, at)) {
             Turn::Over => return self.close(id),
             Turn::Again => {
                 flow.in_line = true;
                 self.line.push_back(id);
             }
-            Turn::Done => {}
+            Turn::Done => relay.tell_of_room(flow.key, out),
         }
-        let Some(deadline) = interface.poll_at(at, relay.sockets()) else { return };
+        let protocol = relay.poll_at(interface, at).map(|at| self.clock.back(at));
+        let Some(deadline) = protocol.into_iter().chain(relay.settles_at(&self.budget)).min() else { return };
         // What is overdue has just been tried.
-        let deadline = self.clock.back(deadline).max(now + std::time::Duration::from_millis(1));
+        let deadline = deadline.max(now + std::time::Duration::from_millis(1));
+        // One that is noted too early finds out then.
         if flow.deadline.is_none_or(|noted| deadline < noted) {
-            flow.deadline = Some(deadline);
+            if let Some(noted) = flow.deadline.replace(deadline) {
+                self.deadlines.remove(noted, id);
+            }
             self.deadlines.push(deadline, id);
         }
     }
@@ -349,9 +371,12 @@ impl Tcp {
     fn close(&mut self, id: Id) {
         let Some(flow) = self.flows.remove(&id) else { return };
         self.by_key.remove(&flow.key);
+        if let Some(noted) = flow.deadline {
+            self.deadlines.remove(noted, id);
+        }
         match flow.phase {
             Phase::Dialing { .. } => self.dialing -= 1,
-            Phase::Open(relay) => relay.close(),
+            Phase::Open(relay) => relay.close(&mut self.budget),
         }
         self.told_of_limit = false;
     }
@@ -363,12 +388,11 @@ impl Tcp {
     /// Gives a turn to those whose time has come.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some(id) = self.deadlines.pop_due(now) {
-            // Of several deadlines of a connection that were noted, the later ones find nothing.
-            if let Some(flow) = self.flows.get_mut(&id)
-                && flow.deadline.take_if(|noted| *noted <= now).is_some()
-                && !std::mem::replace(&mut flow.in_line, true)
-            {
-                self.line.push_back(id);
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.deadline = None;
+                if !std::mem::replace(&mut flow.in_line, true) {
+                    self.line.push_back(id);
+                }
             }
         }
     }
@@ -386,6 +410,15 @@ impl Tcp {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn buffered(&self) -> (usize, usize) {
+        let resident = |flow: &Flow| match &flow.phase {
+            Phase::Open(relay) => relay.resident(),
+            Phase::Dialing { .. } => 0,
+        };
+        (self.budget.used(), self.flows.values().map(resident).sum())
     }
 }
 

@@ -3,6 +3,7 @@
 mod host;
 mod host_network;
 mod listening;
+mod splice;
 mod tcp;
 mod udp;
 

@@ -3,15 +3,17 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
+    io::copy_bidirectional_with_sizes,
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use tokio_vsock::{VsockListener, VsockStream};
 
+use super::splice;
+
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Bytes on their way in each direction of a connection.
+/// Bytes on their way in each direction of a connection from a machine's host.
 const BUFFER: usize = 64 << 10;
 /// After how long accepting is tried again, when there are no files left for it.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -25,7 +27,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Where connections come from.
 pub(super) trait Accept: Send {
-    type Client: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Client: Carry + Send + 'static;
 
     fn next(&mut self) -> impl Future<Output = io::Result<Self::Client>> + Send;
 }
@@ -48,6 +50,24 @@ impl Accept for VsockListener {
     }
 }
 
+/// A connection that can be carried on to a container.
+pub(super) trait Carry {
+    /// Carries both directions, each to its own end.
+    fn carry(self, server: TcpStream) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl Carry for TcpStream {
+    async fn carry(mut self, mut server: TcpStream) -> io::Result<()> {
+        splice::both(&mut self, &mut server).await
+    }
+}
+
+impl Carry for VsockStream {
+    async fn carry(mut self, mut server: TcpStream) -> io::Result<()> {
+        copy_bidirectional_with_sizes(&mut self, &mut server, BUFFER, BUFFER).await.map(drop)
+    }
+}
+
 /// Carries what comes to `container`, until it is dropped.
 pub(super) async fn serve(mut listener: impl Accept, container: SocketAddr) {
     let mut connections = JoinSet::new();
@@ -67,11 +87,11 @@ pub(super) async fn serve(mut listener: impl Accept, container: SocketAddr) {
     }
 }
 
-async fn carry<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, container: SocketAddr) {
+async fn carry(client: impl Carry, container: SocketAddr) {
     // A connection that cannot be carried ends, as it would with nobody there.
-    let Ok(mut server) = TcpStream::connect(container).await else { return };
+    let Ok(server) = TcpStream::connect(container).await else { return };
     let _ = server.set_nodelay(true);
-    let _ = copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
+    let _ = client.carry(server).await;
 }
 
 #[cfg(test)]
