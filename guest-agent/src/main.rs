@@ -35,7 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serves the Docker Engine API
-    Engine(engine_command::Options),
+    Engine(Box<engine_command::Options>),
     /// Prepares the machine and keeps the engine running; only as PID 1
     Init,
 }
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     match Cli::parse().command {
-        Command::Engine(options) => engine_command::main(options),
+        Command::Engine(options) => engine_command::main(*options),
         Command::Init => {
             // Anywhere else it would take the running system for its own, and end it.
             Cli::parse_error("`init` runs only as PID 1 of a machine")

@@ -8,13 +8,16 @@ mod copy;
 mod docker_py;
 mod events;
 mod exec;
+mod gateway_modes;
 mod image_mounts;
 mod images;
 mod lifecycle;
 mod load;
 mod logs;
+mod macvlan;
 mod names;
 mod networks;
+mod networks_at_start;
 mod ports;
 mod proxy;
 mod pull;
@@ -36,13 +39,16 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("docker_py", docker_py::cases()),
         ("events", events::cases()),
         ("exec", exec::cases()),
+        ("gateway_modes", gateway_modes::cases()),
         ("image_mounts", image_mounts::cases()),
         ("images", images::cases()),
         ("lifecycle", lifecycle::cases()),
         ("load", load::cases()),
         ("logs", logs::cases()),
+        ("macvlan", macvlan::cases()),
         ("names", names::cases()),
         ("networks", networks::cases()),
+        ("networks_at_start", networks_at_start::cases()),
         ("ports", ports::cases()),
         ("proxy", proxy::cases()),
         ("pull", pull::cases()),

@@ -25,11 +25,14 @@ cases! {
     connect_refusals,
     of_a_stopped_container,
     several_networks,
+    without_settings,
     static_addresses,
     internal,
     isolation,
     no_talk_between_containers,
     driver_options,
+    options_of_an_interface,
+    options_of_a_bridge,
     ipv6,
     events,
     links,
@@ -470,6 +473,36 @@ fn several_networks(t: &Target) -> Outcome {
     Ok(())
 }
 
+fn without_settings(t: &Target) -> Outcome {
+    let (one, two) = (t.network("one", &[])?, t.network("two", &[])?);
+    let create = |endpoints: Value| {
+        let body = json!({
+            "Image": "busybox", "Cmd": ["sh", "-c", SLEEP], "ExposedPorts": {"80/tcp": null},
+            "Labels": {"a": null}, "HostConfig": {"NetworkMode": one},
+            "NetworkingConfig": {"EndpointsConfig": endpoints},
+        });
+        t.api().post(format!("/containers/create?name={}", t.name("box"))).json(&body).send()
+    };
+    let nothing = |network: &str| format!("invalid config for network {network}: EndpointsConfig is nil");
+    let refused = create(json!({one.as_str(): null, two.as_str(): {}}))?.expect(400)?;
+    ensure_eq!(refused.message()?, nothing(&one));
+    let refused = create(json!({one.as_str(): null, two.as_str(): null}))?.expect(400)?.message()?;
+    // In no order.
+    let mut lines: Vec<&str> = refused.lines().collect();
+    lines.sort_unstable();
+    ensure_eq!(lines, [format!("* {}", nothing(&one)), format!("* {}", nothing(&two))]);
+    create(json!({one.as_str(): {}, two.as_str(): {}}))?.expect(201)?;
+    let name = t.name("box");
+    t.ok(["start", &name])?;
+    for network in [&one, &two] {
+        ensure!(!text(&endpoint(t, &name, network)?["IPAddress"]).is_empty(), "it is not in {network}");
+    }
+    // In other maps, it is an empty value.
+    let config = t.inspect(&name)?["Config"].clone();
+    ensure_eq!((&config["ExposedPorts"], &config["Labels"]), (&json!({"80/tcp": {}}), &json!({"a": ""})));
+    Ok(())
+}
+
 fn static_addresses(t: &Target) -> Outcome {
     let network = t.network("net", &["--subnet=10.85.0.0/24"])?;
     let (name, second) = (t.name("box"), t.name("second"));
@@ -701,5 +734,95 @@ fn survive_a_crash(t: &Target) -> Outcome {
     ensure!(reaches(t, &three, text(&before["IPAddress"]))?, "the third does not reach the first");
     t.ok(["rm", "-f", &one, &two, &three])?;
     t.ok(["network", "rm", &network])?;
+    Ok(())
+}
+
+fn options_of_an_interface(t: &Target) -> Outcome {
+    let network = t.network("net", &["--subnet=10.89.0.0/24"])?;
+    let prefix = "com.docker.network.endpoint";
+    let (name, other) = (t.name("box"), t.name("other"));
+    let options = format!(
+        "name={network},driver-opt={prefix}.ifname=lan7,\
+         \"driver-opt={prefix}.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.forwarding=0\""
+    );
+    runs(t, &name, &["--network", &options])?;
+    ensure_eq!(t.ok(["exec", &name, "ls", "/sys/class/net"])?, "lan7\nlo");
+    let setting = |name: &str| t.ok(["exec", name, "cat", "/proc/sys/net/ipv4/conf/lan7/log_martians"]);
+    ensure_eq!(setting(&name)?, "1");
+    // As well when it comes later.
+    runs(t, &other, &[])?;
+    let body = json!({
+        "Container": other,
+        "EndpointConfig": {"DriverOpts": {
+            format!("{prefix}.ifname"): "lan7", format!("{prefix}.sysctls"): "net.ipv4.conf.IFNAME.log_martians=1",
+        }},
+    });
+    t.api().post(format!("/networks/{network}/connect")).json(&body).send()?.expect(200)?;
+    ensure_eq!(t.ok(["exec", &other, "ls", "/sys/class/net"])?, "eth0\nlan7\nlo");
+    ensure_eq!(setting(&other)?, "1");
+    let wrong = |name: &str, value: &str| json!({"Container": other, "EndpointConfig": {"DriverOpts": {name: value}}});
+    let wrong = wrong(&format!("{prefix}.sysctls"), "net.ipv4.conf.eth0.log_martians=1");
+    ensure_eq!(
+        t.api().post("/networks/bridge/connect").json(&wrong).send()?.expect(400)?.message()?,
+        "invalid endpoint settings:\nunrecognised network interface sysctl 'net.ipv4.conf.eth0.log_martians=1'; \
+         represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+    );
+    // An address beside those of the network.
+    t.ok(["network", "disconnect", &network, &other])?;
+    t.ok(["network", "connect", "--link-local-ip", "169.254.8.9", &network, &other])?;
+    ensure!(
+        reaches(t, &name, text(&endpoint(t, &other, &network)?["IPAddress"]))?,
+        "it is not in the network"
+    );
+    let addresses = t.ok(["exec", &other, "ip", "-o", "addr"])?;
+    ensure!(addresses.contains("inet 169.254.8.9/16"), "{addresses}");
+    let missing = t.name("missing");
+    let options = format!("name={network},driver-opt={prefix}.sysctls=net.ipv4.conf.IFNAME.nothing=1");
+    t.fails(125, ["run", "--name", &missing, "--network", &options, "busybox", "true"])?
+        .expect_stderr("is not a sysctl file")?;
+    Ok(())
+}
+
+fn options_of_a_bridge(t: &Target) -> Outcome {
+    let bridge = "com.docker.network.bridge";
+    let enabled =
+        t.network("enabled", &["-o", "com.docker.network.enable_ipv6=1", "--subnet=fd00:90::/64"])?;
+    ensure_eq!(t.ok(["network", "inspect", "-f", "{{.EnableIPv6}}", &enabled])?, "true");
+    let body = json!({"Name": t.name("no"), "Options": {"com.docker.network.enable_ipv6": "q"}});
+    ensure_eq!(
+        t.api().post("/networks/create").json(&body).send()?.expect(400)?.message()?,
+        "driver-opt \"com.docker.network.enable_ipv6\" is not a valid bool"
+    );
+    // Somebody else leads out, and this machine has no address there.
+    let led = t.network(
+        "led",
+        &[
+            "--subnet=10.90.0.0/24",
+            "--aux-address=DefaultGatewayIPv4=10.90.0.77",
+            "-o",
+            &format!("{bridge}.inhibit_ipv4=true"),
+        ],
+    )?;
+    let name = t.name("box");
+    runs(t, &name, &["--network", &led])?;
+    let place = endpoint(t, &name, &led)?;
+    ensure_eq!((text(&place["IPAddress"]), text(&place["Gateway"])), ("10.90.0.2", "10.90.0.77"));
+    ensure!(!reaches(t, &name, "10.90.0.1")?, "this machine has an address in the network");
+    let body = json!({
+        "Name": t.name("no"), "Internal": true,
+        "IPAM": {"Config": [{"Subnet": "10.91.0.0/24", "AuxiliaryAddresses": {"DefaultGatewayIPv4": "10.91.0.7"}}]},
+    });
+    ensure_eq!(
+        t.api().post("/networks/create").json(&body).send()?.expect(400)?.message()?,
+        "no gateway can be set on an internal bridge network"
+    );
+    // Ports that name no address.
+    let bound = t.network("bound", &["-o", &format!("{bridge}.host_binding_ipv4=::1")])?;
+    let name = t.name("bound-box");
+    runs(t, &name, &["--network", &bound, "-p", "22160:80"])?;
+    ensure_eq!(
+        t.inspect(&name)?["NetworkSettings"]["Ports"]["80/tcp"],
+        json!([{"HostIp": "::1", "HostPort": "22160"}])
+    );
     Ok(())
 }

@@ -106,6 +106,21 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for Result<T, E> {
     }
 }
 
+/// Several faults of a request as Docker lists them: one by itself, more as a list.
+///
+/// # Errors
+/// There are any.
+pub(crate) fn refuse(what: &str, faults: &[String]) -> Result<()> {
+    match faults {
+        [] => Ok(()),
+        [fault] => Err(Error::invalid(format!("{what}{fault}"))),
+        faults => {
+            let list: Vec<String> = faults.iter().map(|fault| format!("* {fault}")).collect();
+            Err(Error::invalid(format!("{what}{}", list.join("\n"))))
+        }
+    }
+}
+
 /// The kernel's number of an error, which one that is not the kernel's lacks.
 pub(crate) fn errno_of(error: &std::io::Error) -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO)

@@ -46,7 +46,7 @@ impl Shown {
 
 /// A container's ports with what each is bound to; `None` of those that are not published.
 fn all_ports(record: &Record, live: &Live) -> BTreeMap<String, Option<Vec<PortBinding>>> {
-    if live.sandbox_key.is_empty() {
+    if !live.has_ports {
         return BTreeMap::new();
     }
     let exposed = record.config.exposed_ports.keys().chain(record.host_config.port_bindings.keys());

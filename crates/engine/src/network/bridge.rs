@@ -5,9 +5,10 @@ use std::fs;
 use super::{
     Network, State,
     address::{Mac, Prefix},
-    endpoint::Sandbox,
+    endpoint::{Endpoint, Sandbox},
+    mark,
     netlink::{Links, Socket},
-    nft::{BridgeRules, PublishedRule, Ruleset},
+    nft::{BridgeRules, PublishedRule, Ruleset, Subnet},
     options::BridgeOptions,
 };
 use crate::error::{Context, Error, Result};
@@ -17,7 +18,12 @@ const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 impl Network {
     /// Sees to it that the network's bridge is there, up, and has its addresses. Returns its index.
-    pub(super) fn bring_up(&self, options: &BridgeOptions, links: &mut Links) -> Result<u32> {
+    pub(super) fn bring_up_bridge(
+        &self,
+        options: &BridgeOptions,
+        links: &mut Links,
+        engine: &str,
+    ) -> Result<u32> {
         let name = &options.interface;
         let what = || format!("make the bridge {name} of network {}", self.api.name);
         let found = match links.find(name).context(what)? {
@@ -28,15 +34,20 @@ impl Network {
             }
         };
         if found.kind != "bridge" {
-            return Err(Error::system(what()).because("an interface of that name is no bridge"));
+            return Err(Error::system(what()).because(format!("existing interface {name} is not a bridge")));
         }
+        if !self.is_foreign {
+            mark::set(links, found.index, engine, &self.api.id, name)?;
+        }
+        // This machine has an address in a subnet of a family that the network has: Docker keeps others, and
+        // ignores them.
+        let is_here = |ipv4| self.has_family(ipv4) && options.is_here(ipv4);
         // Without IPv6 in the network, the machine's link-local address stays out of it, too.
-        if !self.api.enable_ipv6 {
+        if !is_here(false) {
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
         }
         links.set_up(found.index).context(what)?;
-        // A subnet may be given of a family that the network does not have: Docker keeps it, and ignores it.
-        for pool in self.pools.iter().filter(|pool| self.has_family(pool.subnet.is_ipv4())) {
+        for pool in self.pools.iter().filter(|pool| is_here(pool.subnet.is_ipv4())) {
             if let Some(gateway) = pool.gateway {
                 links.add_address(found.index, Prefix::new(gateway, pool.subnet.length)).context(what)?;
             }
@@ -47,7 +58,7 @@ impl Network {
     /// Takes the addresses of the network's bridge, so that its subnets are free, and lets the kernel remove it
     /// while nobody waits. One that somebody else made stays.
     pub(super) fn take_down_later(&self) -> Result<()> {
-        let Some(options) = self.bridge.as_ref().filter(|_| !self.is_foreign) else { return Ok(()) };
+        let Some(options) = self.bridge().filter(|_| !self.is_foreign) else { return Ok(()) };
         let what = || format!("remove the bridge {}", options.interface);
         let mut links = Links::open().context(what)?;
         let Some(found) = links.find(&options.interface).context(what)? else { return Ok(()) };
@@ -70,7 +81,7 @@ impl Network {
 
     /// Removes the network's bridge, unless somebody else made it.
     pub(super) fn take_down(&self, links: &mut Links) -> Result<()> {
-        match &self.bridge {
+        match self.bridge() {
             Some(options) if !self.is_foreign => {
                 let name = &options.interface;
                 links.remove(name).context(|| format!("remove the bridge {name}"))
@@ -80,14 +91,26 @@ impl Network {
     }
 
     fn rules<'a>(&self, sandboxes: impl Iterator<Item = &'a Sandbox>) -> Option<BridgeRules> {
-        let options = self.bridge.as_ref()?;
-        let leads_here =
-            |sandbox: &&Sandbox| sandbox.gateway().is_some_and(|endpoint| endpoint.network == self.api.id);
-        let published = sandboxes.filter(leads_here).flat_map(|sandbox| &sandbox.published);
+        let options = self.bridge()?;
+        let published = sandboxes.flat_map(|sandbox| {
+            let here = sandbox.endpoint(&self.api.id).into_iter().flat_map(Endpoint::addresses);
+            let here: Vec<_> = here.collect();
+            sandbox.published.iter().filter(move |mapping| here.contains(&mapping.container))
+        });
         Some(BridgeRules {
             interface: options.interface.clone(),
-            subnets: self.pools.iter().map(|pool| (pool.subnet, pool.gateway)).collect(),
+            subnets: self
+                .pools
+                .iter()
+                .map(|pool| Subnet {
+                    prefix: pool.subnet,
+                    gateway: pool.gateway,
+                    mode: options.mode(pool.subnet.is_ipv4()),
+                    host: options.host(pool.subnet.is_ipv4()),
+                })
+                .collect(),
             internal: self.api.internal,
+            trusted: options.trusted.clone(),
             icc: options.icc,
             masquerade: options.masquerade,
             published: published

@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use wire::docker::network::EndpointSettings;
 
 use super::{
-    Networks, Served, Started,
+    Driver, Networks, Served, Started,
     endpoint::{Endpoint, Sandbox},
-    netlink::Links,
+    join::{not_joinable, set_routes},
     resolver::Sockets,
-    sandbox,
-    start::{not_joinable, set_routes},
-    validate,
+    sandbox, validate,
 };
 use crate::error::{Context, Error, Result};
 
@@ -24,7 +22,7 @@ impl Networks {
         let state = self.state();
         validate::mac(&settings.mac_address)?;
         let network = state.get(network)?;
-        if network.bridge.is_none() {
+        if network.driver == Driver::None {
             return Err(not_joinable(network));
         }
         validate::endpoint(network, settings)
@@ -105,9 +103,8 @@ impl Networks {
 
     fn leave(&self, sandbox: &mut Sandbox, network: &str) {
         for endpoint in sandbox.endpoints.extract_if(.., |endpoint| endpoint.network == network) {
-            let removed = Links::open().and_then(|mut links| links.remove(&endpoint.host_interface));
-            if let Err(error) = removed {
-                tracing::warn!(container = sandbox.container, "remove {}: {error}", endpoint.host_interface);
+            if let Err(error) = endpoint.remove_link(&sandbox.namespace) {
+                tracing::warn!(container = sandbox.container, "remove {}: {error}", endpoint.interface);
             }
         }
     }
@@ -121,7 +118,11 @@ impl Networks {
         served: &mut Served,
     ) -> Result<()> {
         set_routes(sandbox)?;
-        let leading = |sandbox: &Sandbox| sandbox.gateway().map(|endpoint| endpoint.id.clone());
+        let id = |endpoint: Option<&Endpoint>| endpoint.map(|endpoint| endpoint.id.clone());
+        let leading = |sandbox: &Sandbox| {
+            let (v4, v6) = sandbox.gateways();
+            (id(v4), id(v6))
+        };
         if leading(before) != leading(sandbox) {
             self.open_ports(state, sandbox, served)?;
         }

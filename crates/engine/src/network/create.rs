@@ -3,10 +3,10 @@
 use wire::docker::network::{self as api, CreateRequest, CreateResponse, Ipam, IpamConfig};
 
 use super::{
-    BRIDGE, Network, Networks, State,
+    BRIDGE, Driver, Network, Networks, State,
     ipam::{self, Pool},
     netlink::Links,
-    options::{self, BridgeOptions},
+    options::{self, BridgeOptions, GatewayMode},
     validate,
 };
 use crate::{
@@ -37,9 +37,17 @@ impl Networks {
         if let Some(from) = request.config_from.as_ref().filter(|from| !from.network.is_empty()) {
             take_configuration(&mut network, from, &request, &state)?;
         }
-        if let Some(options) = network.bridge.clone() {
-            self.choose_subnets(&mut network, &state)?;
-            self.check_bridge(&mut network, &options, &mut state)?;
+        match network.driver.clone() {
+            Driver::None => {}
+            Driver::Bridge(options) => {
+                self.choose_subnets(&mut network, &state)?;
+                network.check_pools()?;
+                self.check_bridge(&mut network, &options, &mut state)?;
+            }
+            Driver::Parent(options) => {
+                self.choose_subnets(&mut network, &state)?;
+                state.check_parent(&mut network, &options)?;
+            }
         }
         let id = network.api.id.clone();
         let api = network.api.clone();
@@ -59,9 +67,13 @@ impl Networks {
     }
 
     fn undo(&self, network: &Network, state: &State) {
-        let taken_down = Links::open()
-            .context(|| "open a netlink socket".to_owned())
-            .and_then(|mut links| network.take_down(&mut links));
+        let taken_down = match &network.driver {
+            Driver::None => Ok(()),
+            Driver::Bridge(_) => Links::open()
+                .context(|| "open a netlink socket".to_owned())
+                .and_then(|mut links| network.take_down(&mut links)),
+            Driver::Parent(options) => state.remove_parent(network, options),
+        };
         for error in [taken_down, state.apply_rules(), self.forget(&network.api.id)]
             .into_iter()
             .filter_map(Result::err)
@@ -87,18 +99,23 @@ impl Networks {
                 continue;
             }
             let subnet =
-                if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&self.0.seed, &taken)? };
-            network.pools.push(Pool { subnet, range: None, gateway: None, reserved: Vec::new() });
-            set_gateway(network.pools.last_mut())?;
-            let pool = network.pools.last();
+                if ipv4 { ipam::default_v4(&taken)? } else { ipam::default_v6(&state.engine, &taken)? };
+            let mut pool = Pool { subnet, range: None, gateway: None, reserved: Vec::new() };
+            if network.wants_gateway(ipv4) {
+                set_gateway(&mut pool)?;
+            }
             network.api.ipam.config.get_or_insert_default().push(IpamConfig {
                 subnet: subnet.to_string(),
-                gateway: pool.and_then(|pool| pool.gateway).map(|ip| ip.to_string()).unwrap_or_default(),
+                gateway: pool.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
                 ..IpamConfig::default()
             });
+            network.pools.push(pool);
         }
+        let wanted = [true, false].map(|ipv4| network.wants_gateway(ipv4));
         for pool in &mut network.pools {
-            set_gateway(Some(pool))?;
+            if wanted[usize::from(!pool.subnet.is_ipv4())] {
+                set_gateway(pool)?;
+            }
             if let Some(gateway) = pool.gateway.filter(|gateway| pool.reserved.contains(gateway)) {
                 let names = network.api.ipam.config.iter().flatten().flat_map(|c| &c.auxiliary_addresses);
                 let text = gateway.to_string();
@@ -113,10 +130,9 @@ impl Networks {
 
     /// Refuses a bridge that another network has, and notes whether there is one already.
     fn check_bridge(&self, network: &mut Network, own: &BridgeOptions, state: &mut State) -> Result<()> {
-        let interface = |other: &Network| other.bridge.as_ref().map(|bridge| bridge.interface.clone());
-        if let Some(other) =
-            state.networks.values().find(|other| interface(other).as_ref() == Some(&own.interface))
-        {
+        let has_it =
+            |other: &&Network| other.bridge().is_some_and(|bridge| bridge.interface == own.interface);
+        if let Some(other) = state.networks.values().find(has_it) {
             let name = &own.interface;
             return Err(Error::new(
                 Kind::Forbidden,
@@ -147,7 +163,7 @@ impl Networks {
             let mut network = Network {
                 api: api::Network {
                     name: name.to_owned(),
-                    id: self.predefined_id(name),
+                    id: predefined_id(&state.engine, name),
                     created: created.to_owned(),
                     scope: "local".to_owned(),
                     driver: driver.to_owned(),
@@ -158,11 +174,12 @@ impl Networks {
                 pools: Vec::new(),
                 has_own_subnets: false,
                 is_foreign: false,
-                bridge: None,
+                driver: Driver::None,
             };
             if driver == "bridge" {
                 network.api.options = options::of_default_bridge();
-                network.bridge = Some(BridgeOptions::parse(&network.api.id, &network.api.options)?);
+                network.driver = Driver::of(&network.api)?;
+                network.take_over()?;
                 self.choose_subnets(&mut network, state)?;
             }
             self.keep(&network)?;
@@ -170,25 +187,30 @@ impl Networks {
         }
         Ok(())
     }
+}
 
-    /// From the engine's identity, so that they stay the same.
-    fn predefined_id(&self, name: &str) -> String {
-        use sha2::Digest;
-        let digest = sha2::Sha256::digest(format!("{}/{name}", self.0.seed));
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+/// From the engine's identity, so that they stay the same.
+fn predefined_id(engine: &str, name: &str) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(format!("{engine}/{name}"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl State {
     /// Brings a network into the kernel, if it has anything there.
     pub(super) fn bring_up(&mut self, id: &str) -> Result<()> {
-        let Some(network) = self.networks.get(id) else { return Ok(()) };
-        let Some(options) = network.bridge.clone() else { return Ok(()) };
+        let Some(network) = self.networks.get_mut(id) else { return Ok(()) };
         let mut links = Links::open().context(|| "open a netlink socket".to_owned())?;
-        network.bring_up(&options, &mut links)?;
-        let ipv6 = network.api.enable_ipv6;
-        self.enable_forwarding(ipv6)?;
-        self.apply_rules()
+        match network.driver.clone() {
+            Driver::None => Ok(()),
+            Driver::Bridge(options) => {
+                network.bring_up_bridge(&options, &mut links, &self.engine)?;
+                let ipv6 = network.api.enable_ipv6;
+                self.enable_forwarding(ipv6)?;
+                self.apply_rules()
+            }
+            Driver::Parent(options) => network.bring_up_parent(&options, &mut links, &self.engine),
+        }
     }
 }
 
@@ -204,12 +226,7 @@ fn describe(request: &CreateRequest) -> Result<Network> {
         }
     } else {
         match driver {
-            "bridge" => {}
-            "macvlan" | "ipvlan" => {
-                return Err(Error::not_implemented(format!(
-                    "the network driver {driver} is not implemented yet"
-                )));
-            }
+            "bridge" | "macvlan" | "ipvlan" => {}
             "overlay" => return Err(Error::new(Kind::Forbidden, NO_SWARM)),
             single if SINGLE.contains(&single) => {
                 let message = format!("only one instance of \"{single}\" network is allowed");
@@ -222,8 +239,15 @@ fn describe(request: &CreateRequest) -> Result<Network> {
         let message = "cannot create a swarm scoped network when swarm is not active";
         return Err(Error::new(Kind::Forbidden, message));
     }
-    let (enable_ipv4, enable_ipv6) =
-        (request.enable_ipv4.unwrap_or(true), request.enable_ipv6.unwrap_or(false));
+    let enabled =
+        |asked: Option<bool>, option: &str, default: bool| match (asked, request.options.get(option)) {
+            (Some(asked), _) => Ok(asked),
+            (None, None) => Ok(default),
+            (None, Some(text)) => options::boolean(text)
+                .ok_or_else(|| Error::invalid(format!("driver-opt {option:?} is not a valid bool"))),
+        };
+    let enable_ipv4 = enabled(request.enable_ipv4, options::ENABLE_V4, true)?;
+    let enable_ipv6 = enabled(request.enable_ipv6, options::ENABLE_V6, false)?;
     if !enable_ipv4 && !enable_ipv6 {
         return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
     }
@@ -236,41 +260,33 @@ fn describe(request: &CreateRequest) -> Result<Network> {
     }
     let configs = ipam.config.clone().unwrap_or_default();
     let pools = validate::pools(&configs)?;
-    for ipv4 in [true, false] {
-        if pools.iter().filter(|pool| pool.subnet.is_ipv4() == ipv4).count() > 1 {
-            return Err(Error::new(Kind::Forbidden, "bridge driver doesn't support multiple subnets"));
-        }
-    }
     if configs.is_empty() {
         ipam.config = None;
     }
     let id = random_id();
     let driver = if request.config_only { "null" } else { driver };
-    let bridge = match driver {
-        "bridge" => Some(BridgeOptions::parse(&id, &request.options)?),
-        _ => None,
+    let api = api::Network {
+        name: request.name.clone(),
+        id,
+        created: now_rfc3339(),
+        scope: if request.scope.is_empty() { "local".to_owned() } else { request.scope.clone() },
+        driver: driver.to_owned(),
+        enable_ipv4,
+        enable_ipv6,
+        ipam,
+        internal: request.internal,
+        attachable: request.attachable,
+        config_only: request.config_only,
+        options: request.options.clone(),
+        labels: request.labels.clone(),
+        ..api::Network::default()
     };
     Ok(Network {
+        driver: Driver::of(&api)?,
+        api,
         has_own_subnets: !pools.is_empty(),
-        api: api::Network {
-            name: request.name.clone(),
-            id,
-            created: now_rfc3339(),
-            scope: if request.scope.is_empty() { "local".to_owned() } else { request.scope.clone() },
-            driver: driver.to_owned(),
-            enable_ipv4,
-            enable_ipv6,
-            ipam,
-            internal: request.internal,
-            attachable: request.attachable,
-            config_only: request.config_only,
-            options: request.options.clone(),
-            labels: request.labels.clone(),
-            ..api::Network::default()
-        },
         pools,
         is_foreign: false,
-        bridge,
     })
 }
 
@@ -308,14 +324,64 @@ fn take_configuration(
     network.api.internal = source.api.internal;
     network.api.attachable = source.api.attachable;
     network.api.config_from = from.clone();
-    network.bridge = Some(BridgeOptions::parse(&network.api.id, &network.api.options)?);
+    network.driver = Driver::of(&network.api)?;
     Ok(())
 }
 
-/// Gives the bridge the lowest free address of a pool, unless the user chose one.
-fn set_gateway(pool: Option<&mut Pool>) -> Result<()> {
-    if let Some(pool) = pool.filter(|pool| pool.gateway.is_none()) {
-        pool.gateway = Some(pool.free(&Default::default())?);
+impl Network {
+    /// Goes on with the bridge of that name if there is one, and with its address, as Docker does: containers of
+    /// somebody else may be there.
+    fn take_over(&mut self) -> Result<()> {
+        let Some(name) = self.bridge().map(|options| options.interface.clone()) else { return Ok(()) };
+        let what = || format!("look for the bridge {name}");
+        let Ok(mut links) = Links::open() else { return Ok(()) };
+        let Some(found) = links.find(&name).context(what)? else { return Ok(()) };
+        self.is_foreign = true;
+        let Some(address) = links.address_v4(found.index).context(what)? else { return Ok(()) };
+        tracing::warn!("the bridge {name} is there already: its address {address} is used, and it stays");
+        let subnet = address.network();
+        let gateway = address.address;
+        self.pools.push(Pool { subnet, range: None, gateway: Some(gateway), reserved: Vec::new() });
+        self.api.ipam.config.get_or_insert_default().push(IpamConfig {
+            subnet: subnet.to_string(),
+            gateway: gateway.to_string(),
+            ..IpamConfig::default()
+        });
+        Ok(())
+    }
+
+    /// Refuses what a bridge cannot have of addresses, in Docker's words.
+    fn check_pools(&self) -> Result<()> {
+        let of_ipv4 = self.pools.iter().filter(|pool| pool.subnet.is_ipv4()).count();
+        if of_ipv4 > 1 || self.pools.len() - of_ipv4 > 1 {
+            return Err(Error::new(Kind::Forbidden, "bridge driver doesn't support multiple subnets"));
+        }
+        if self.api.internal && self.chosen_gateway(true).is_some() {
+            return Err(Error::invalid("no gateway can be set on an internal bridge network"));
+        }
+        Ok(())
+    }
+
+    /// Whether an address is kept for who leads out of it, even if the user names none.
+    fn wants_gateway(&self, ipv4: bool) -> bool {
+        match &self.driver {
+            Driver::Parent(options) => !self.is_closed() && !options.is_open(),
+            // An internal network has no use for the address of who is not there.
+            Driver::Bridge(options) => {
+                let is_isolated = options.mode(ipv4) == GatewayMode::Isolated;
+                !is_isolated && (options.is_here(ipv4) || !self.api.internal)
+            }
+            Driver::None => true,
+        }
+    }
+}
+
+/// Gives the gateway the lowest free address of a pool, unless the user chose one.
+fn set_gateway(pool: &mut Pool) -> Result<()> {
+    if pool.gateway.is_none() {
+        let free = pool.free(&Default::default());
+        let free = free.ok_or_else(|| Error::system("failed to allocate gateway (): no available IPs"))?;
+        pool.gateway = Some(free);
     }
     Ok(())
 }

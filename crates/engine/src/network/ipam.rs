@@ -42,8 +42,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// The lowest free address.
-    pub(super) fn free(&self, used: &BTreeSet<IpAddr>) -> Result<IpAddr> {
+    /// The lowest free address, if there is one.
+    pub(super) fn free(&self, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
         let range = self.range.unwrap_or(self.subnet);
         let (first, last) = (number(range.first()), number(range.last()));
         let taken = |address: &IpAddr| {
@@ -59,11 +59,11 @@ impl Pool {
             let Some(current) = next.filter(|current| *current <= last) else { break };
             let address = range.at(current);
             if !taken(&address) {
-                return Ok(address);
+                return Some(address);
             }
             next = current.checked_add(1);
         }
-        Err(Error::system("no available IPv4 addresses on this network's address pools"))
+        None
     }
 
     /// Checks that an address asked for is free.
@@ -81,6 +81,12 @@ impl Pool {
         let hosts = if subnet.is_ipv4() { 32 } else { 128 } - subnet.length;
         hosts > 1 && (address == subnet.first() || (subnet.is_ipv4() && address == subnet.last()))
     }
+}
+
+/// Docker's words for a network without a free address.
+pub(super) fn exhausted(ipv4: bool, name: &str, id: &str) -> Error {
+    let family = if ipv4 { "IPv4" } else { "IPv6" };
+    Error::system(format!("no available {family} addresses on this network's address pools: {name} ({id})"))
 }
 
 /// Docker's words for an address that somebody has.
@@ -184,7 +190,7 @@ mod tests {
             assert_eq!(address, ip(&format!("10.0.0.{last}")));
             used.insert(address);
         }
-        assert!(small.free(&used).is_err());
+        assert_eq!(small.free(&used), None);
         used.remove(&ip("10.0.0.4"));
         assert_eq!(small.free(&used).unwrap(), ip("10.0.0.4"));
         for taken in ["10.0.0.0", "10.0.0.1", "10.0.0.3", "10.0.0.5", "10.0.0.7"] {

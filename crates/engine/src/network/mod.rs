@@ -12,12 +12,16 @@ mod bridge;
 mod connect;
 mod create;
 mod endpoint;
+mod interface;
 mod ipam;
+mod join;
+mod mark;
 mod mode;
 mod names;
 mod netlink;
 mod nft;
 mod options;
+mod parent;
 mod ports;
 mod remove;
 mod resolver;
@@ -54,6 +58,7 @@ use endpoint::Sandbox;
 use ipam::Pool;
 use names::Names;
 use options::BridgeOptions;
+use parent::ParentOptions;
 use ports::Published;
 use resolver::Resolver;
 
@@ -66,8 +71,6 @@ struct Inner {
     directory: PathBuf,
     /// Holds what a reboot ends.
     run: Run,
-    /// The engine's identity.
-    seed: String,
     events: Events,
     publisher: Arc<dyn PortPublisher>,
     runtime: tokio::runtime::Handle,
@@ -88,6 +91,8 @@ struct Run {
 
 #[derive(Default)]
 struct State {
+    /// The engine's identity.
+    engine: String,
     /// By id.
     networks: BTreeMap<String, Network>,
     /// By container.
@@ -132,10 +137,19 @@ struct Network {
     pools: Vec<Pool>,
     /// The user chose its subnets.
     has_own_subnets: bool,
-    /// Somebody else made its bridge, and keeps it.
+    /// Somebody else made its bridge or parent, and keeps it.
     is_foreign: bool,
-    /// Of the driver `bridge`.
-    bridge: Option<BridgeOptions>,
+    driver: Driver,
+}
+
+/// What a network is in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Driver {
+    /// Nothing: `host`, `none`, and configurations of others.
+    None,
+    Bridge(BridgeOptions),
+    /// `macvlan` and `ipvlan`.
+    Parent(ParentOptions),
 }
 
 /// What is kept of a network on disk.
@@ -190,17 +204,53 @@ impl Network {
         self.api.name == BRIDGE
     }
 
+    fn bridge(&self) -> Option<&BridgeOptions> {
+        match &self.driver {
+            Driver::Bridge(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    fn parent(&self) -> Option<&ParentOptions> {
+        match &self.driver {
+            Driver::Parent(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    /// Nothing leads from it to the world.
+    fn is_closed(&self) -> bool {
+        self.api.internal || self.parent().is_some_and(|options| options.is_dummy)
+    }
+
     fn from_record(record: Record) -> Result<Self> {
         let Record { network: api, pools, has_own_subnets, is_foreign } = record;
-        let bridge = match api.driver.as_str() {
-            "bridge" if !api.config_only => Some(BridgeOptions::parse(&api.id, &api.options)?),
-            _ => None,
-        };
-        Ok(Self { api, pools, has_own_subnets, is_foreign, bridge })
+        Ok(Self { driver: Driver::of(&api)?, api, pools, has_own_subnets, is_foreign })
     }
 
     fn load(path: &Path) -> Result<Option<Self>> {
         store::read_json(path)?.map(Self::from_record).transpose()
+    }
+}
+
+impl Driver {
+    /// What a network's name of its driver and its options say.
+    ///
+    /// # Errors
+    /// Options that make no sense, in Docker's words.
+    fn of(api: &api::Network) -> Result<Self> {
+        Ok(match api.driver.as_str() {
+            _ if api.config_only => Self::None,
+            "bridge" => {
+                let options = BridgeOptions::parse(&api.id, &api.options)?;
+                options.check_internal(api.internal)?;
+                Self::Bridge(options)
+            }
+            driver @ ("macvlan" | "ipvlan") => {
+                Self::Parent(ParentOptions::parse(driver, &api.id, &api.options)?)
+            }
+            _ => Self::None,
+        })
     }
 }
 

@@ -124,6 +124,7 @@ mod tests {
                 ipv6: None,
                 gateway_v4: None,
                 gateway_v6: None,
+                is_open: false,
                 names: names.iter().map(|name| (*name).to_owned()).collect(),
                 links: [("front".to_owned(), "Web1".to_owned())].into(),
                 priority: 0,

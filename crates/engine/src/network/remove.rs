@@ -4,7 +4,7 @@ use std::fs;
 
 use wire::docker::network::PruneReport;
 
-use super::{Network, Networks, State, is_predefined};
+use super::{Driver, Network, Networks, State, is_predefined};
 use crate::{
     api::filters::Filters,
     container::parse_until,
@@ -54,16 +54,20 @@ impl Networks {
         // worst, not a network that was said to be removed.
         self.forget(id)?;
         let Some(network) = state.networks.remove(id) else { return Ok(()) };
-        if network.bridge.is_some() {
-            for error in [network.take_down_later(), state.apply_rules()].into_iter().filter_map(Result::err)
-            {
-                tracing::warn!(network = network.api.name, "remove: {error}");
+        let warn = |error| tracing::warn!(network = network.api.name, "remove: {error}");
+        match &network.driver {
+            Driver::None => {}
+            Driver::Bridge(options) => {
+                let taken_down = [network.take_down_later(), state.apply_rules()];
+                taken_down.into_iter().filter_map(Result::err).for_each(warn);
+                // Only a name that the user chose may come again.
+                let own = format!("br-{}", id.get(..12).unwrap_or(id));
+                if options.interface != own {
+                    state.doomed.insert(options.interface.clone());
+                }
             }
-            // Only a name that the user chose may come again.
-            let own = format!("br-{}", id.get(..12).unwrap_or(id));
-            let named = |options: &&super::BridgeOptions| options.interface != own;
-            if let Some(options) = network.bridge.as_ref().filter(named) {
-                state.doomed.insert(options.interface.clone());
+            Driver::Parent(options) => {
+                state.remove_parent(&network, options).err().into_iter().for_each(warn);
             }
         }
         self.emit(&network.api, "destroy", None);

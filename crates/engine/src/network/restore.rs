@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 use tokio::runtime::Handle;
 
 use super::{
-    Inner, Mode, Network, Networks, PortPublisher, Run, Served, State, endpoint::Sandbox, netlink::Links,
-    ports::PublishedPort, resolver::Sockets, sandbox,
+    Driver, Inner, Mode, Network, Networks, PortPublisher, Run, Served, State, endpoint::Sandbox,
+    netlink::Links, ports::PublishedPort, resolver::Sockets, sandbox,
 };
 use crate::{
     error::{Context, Result},
@@ -44,7 +44,6 @@ impl Networks {
         let networks = Self(Arc::new(Inner {
             directory,
             run,
-            seed: seed.to_owned(),
             events,
             publisher,
             runtime,
@@ -52,13 +51,18 @@ impl Networks {
             state: Default::default(),
         }));
         let mut state = networks.state();
+        seed.clone_into(&mut state.engine);
+        let mut all_are_known = true;
         for path in files(&networks.0.directory)? {
             match Network::load(&path) {
                 Ok(Some(network)) => {
                     state.networks.insert(network.api.id.clone(), network);
                 }
                 Ok(None) => {}
-                Err(error) => tracing::error!("a network is damaged, and left alone: {error}"),
+                Err(error) => {
+                    all_are_known = false;
+                    tracing::error!("a network is damaged, and left alone: {error}");
+                }
             }
         }
         networks.make_predefined(&mut state, created)?;
@@ -82,7 +86,7 @@ impl Networks {
             }
         }
         state.forwarding = networks.0.run.forwarding.exists();
-        state.bring_up_all();
+        state.bring_up_all(all_are_known);
         networks.keep_forwarding(&state);
         drop(state);
         Ok(networks)
@@ -108,11 +112,12 @@ impl Networks {
         let mut state = self.state();
         let Some(sandbox) = state.sandboxes.get(container).cloned() else { return };
         let mut served = Served::default();
-        for mapping in &sandbox.published {
+        for mapping in sandbox.published.iter().filter(|mapping| mapping.is_of_the_host()) {
+            let Some(protocol) = mapping.protocol.carried() else { continue };
             let port = PublishedPort {
                 host: (mapping.host, mapping.host_port).into(),
                 container: (mapping.container, mapping.container_port).into(),
-                protocol: mapping.protocol,
+                protocol,
             };
             match self.0.publisher.publish(&port) {
                 Ok(open) => served.ports.push(open),
@@ -142,7 +147,8 @@ impl Networks {
 }
 
 impl State {
-    fn bring_up_all(&mut self) {
+    /// `all_are_known` when there is no network that could not be read.
+    fn bring_up_all(&mut self, all_are_known: bool) {
         let mut links = match Links::open() {
             Ok(links) => links,
             Err(error) => {
@@ -150,12 +156,22 @@ impl State {
                 return;
             }
         };
+        // Before they are in the way of others.
+        if all_are_known && let Err(error) = self.remove_strays(&mut links) {
+            tracing::warn!("{error}");
+        }
         let mut ipv6 = false;
-        for network in self.networks.values() {
-            let Some(options) = &network.bridge else { continue };
-            ipv6 |= network.api.enable_ipv6;
-            if let Err(error) = network.bring_up(options, &mut links) {
-                tracing::warn!("{error}");
+        for network in self.networks.values_mut() {
+            let brought_up = match network.driver.clone() {
+                Driver::None => Ok(()),
+                Driver::Bridge(options) => {
+                    ipv6 |= network.api.enable_ipv6;
+                    network.bring_up_bridge(&options, &mut links, &self.engine).map(drop)
+                }
+                Driver::Parent(options) => network.bring_up_parent(&options, &mut links, &self.engine),
+            };
+            if let Err(error) = brought_up {
+                tracing::warn!(network = network.api.name, "{error}");
             }
         }
         for error in [self.enable_forwarding(ipv6), self.apply_rules()].into_iter().filter_map(Result::err) {

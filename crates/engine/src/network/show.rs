@@ -30,6 +30,8 @@ pub(crate) struct Live {
     pub(crate) sandbox_key: String,
     /// By network's id.
     pub(crate) endpoints: BTreeMap<String, EndpointSettings>,
+    /// It has ports that can be published.
+    pub(crate) has_ports: bool,
     /// By container's port, as `80/tcp`.
     pub(crate) ports: BTreeMap<String, Vec<PortBinding>>,
 }
@@ -105,7 +107,7 @@ impl Networks {
 
     /// The drivers there are, for `GET /info`.
     pub(crate) fn drivers() -> Vec<String> {
-        ["bridge", "host", "null"].map(str::to_owned).to_vec()
+        ["bridge", "host", "ipvlan", "macvlan", "null"].map(str::to_owned).to_vec()
     }
 
     /// What a container has as long as it runs.
@@ -117,17 +119,22 @@ impl Networks {
 impl Sandbox {
     fn show(&self) -> Live {
         let endpoints = self.endpoints.iter();
+        let (v4, v6) = self.gateways();
         let mut ports: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
         for mapping in &self.published {
             let port = format!("{}/{}", mapping.container_port, mapping.protocol);
             ports.entry(port).or_default().push(PortBinding {
                 host_ip: mapping.host.to_string(),
-                host_port: mapping.host_port.to_string(),
+                host_port: match mapping.is_of_the_host() {
+                    true => mapping.host_port.to_string(),
+                    false => String::new(),
+                },
             });
         }
         Live {
             sandbox_id: self.id.clone(),
             sandbox_key: self.namespace.to_string_lossy().into_owned(),
+            has_ports: [v4, v6].into_iter().flatten().any(Endpoint::is_paired),
             endpoints: endpoints.map(|endpoint| (endpoint.network.clone(), endpoint.show())).collect(),
             ports,
         }

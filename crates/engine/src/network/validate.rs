@@ -7,22 +7,11 @@ use wire::docker::network::{EndpointSettings, IpamConfig};
 use super::{
     Network,
     address::{Mac, Prefix},
+    interface,
     ipam::Pool,
     mode,
 };
-use crate::error::{Error, Kind, Result};
-
-/// Several faults as Docker lists them: one by itself, more as a list.
-fn several(what: &str, faults: &[String]) -> Result<()> {
-    match faults {
-        [] => Ok(()),
-        [fault] => Err(Error::invalid(format!("{what}:\n{fault}"))),
-        faults => {
-            let list: Vec<String> = faults.iter().map(|fault| format!("* {fault}")).collect();
-            Err(Error::invalid(format!("{what}:\n{}", list.join("\n"))))
-        }
-    }
-}
+use crate::error::{Error, Kind, Result, refuse};
 
 /// The pools that a request asks for.
 ///
@@ -31,7 +20,7 @@ fn several(what: &str, faults: &[String]) -> Result<()> {
 pub(super) fn pools(configs: &[IpamConfig]) -> Result<Vec<Pool>> {
     let mut faults = Vec::new();
     let pools = configs.iter().filter_map(|config| pool(config, &mut faults)).collect();
-    several("invalid network config", &faults)?;
+    refuse("invalid network config:\n", &faults)?;
     Ok(pools)
 }
 
@@ -105,7 +94,7 @@ pub(super) fn endpoint(network: &Network, settings: &EndpointSettings) -> Result
             local.push(text);
         }
         for text in wanted.link_local_ips.iter().flatten() {
-            if text.parse::<IpAddr>().is_err() {
+            if text.parse::<IpAddr>().map_or(true, |address| address.is_unspecified()) {
                 faults.push(format!("invalid link-local IP address: {text}"));
             }
         }
@@ -126,7 +115,8 @@ pub(super) fn endpoint(network: &Network, settings: &EndpointSettings) -> Result
             }
         }
     }
-    several("invalid endpoint settings", &faults)
+    faults.extend(interface::sysctls(settings).into_iter().filter_map(Result::err));
+    refuse("invalid endpoint settings:\n", &faults)
 }
 
 /// The address of a link that an endpoint's settings ask for.

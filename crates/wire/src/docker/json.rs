@@ -1,6 +1,6 @@
 //! JSON as requests have it, read as Go's `encoding/json` reads it: the members of a structure are found
 //! whatever their case, the last of several counts, and `null` stands for "not given". The keys of maps are
-//! their users' and left alone.
+//! their users' and left alone; there, `null` stands for an empty value.
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,7 +12,7 @@ use serde::{
 };
 use serde_json::{Error, Value};
 
-/// A value, its members in the order they came in, without those that are `null`.
+/// A value, its members in the order they came in.
 #[derive(Debug, Clone)]
 pub(super) enum Json {
     Scalar(Value),
@@ -83,10 +83,8 @@ impl<'de> Deserialize<'de> for Json {
 
             fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Json, A::Error> {
                 let mut members = Vec::new();
-                while let Some((name, value)) = from.next_entry::<String, Json>()? {
-                    if !value.is_null() {
-                        members.push((name, value));
-                    }
+                while let Some(member) = from.next_entry()? {
+                    members.push(member);
                 }
                 Ok(Json::Object(members))
             }
@@ -130,10 +128,11 @@ impl<'de> Deserializer<'de> for Json {
             Self::Object(members) => members,
             // A structure's own visitor would take its items for the fields.
             Self::Array(_) => return Err(serde::de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            Self::Scalar(Value::Null) => Vec::new(),
             scalar @ Self::Scalar(_) => return scalar.deserialize_any(visitor),
         };
         let mut known: Vec<(&str, Self)> = Vec::new();
-        for (name, value) in members {
+        for (name, value) in members.into_iter().filter(|(_, value)| !value.is_null()) {
             let exact = fields.iter().find(|field| **field == name);
             let any_case = || fields.iter().find(|field| field.eq_ignore_ascii_case(&name));
             if let Some(field) = exact.or_else(any_case) {
@@ -142,6 +141,18 @@ impl<'de> Deserializer<'de> for Json {
             }
         }
         visitor.visit_map(MapDeserializer::new(known.into_iter()))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.is_null() { Self::Object(Vec::new()) } else { self }.deserialize_any(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.is_null() { Self::Array(Vec::new()) } else { self }.deserialize_any(visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.is_null() { visitor.visit_str("") } else { self.deserialize_any(visitor) }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -169,8 +180,8 @@ impl<'de> Deserializer<'de> for Json {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map identifier ignored_any
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str bytes byte_buf unit unit_struct
+        tuple tuple_struct identifier ignored_any
     }
 }
 
@@ -224,6 +235,22 @@ mod tests {
         let request: CreateRequest = decode(br#"{"Labels": {"a": "1", "A": "2", "a": "3"}}"#).unwrap();
         let labels = BTreeMap::from([("A", "2"), ("a", "3")].map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(request.config.labels, Some(labels));
+    }
+
+    #[test]
+    fn null_is_nothing_of_a_structure_and_empty_in_a_map() {
+        let request: CreateRequest = decode(
+            br#"{
+                "Cmd": null, "Labels": {"a": null}, "ExposedPorts": {"80/tcp": null},
+                "HostConfig": {"PortBindings": {"80/tcp": null}},
+                "NetworkingConfig": {"EndpointsConfig": {"net": null}}
+            }"#,
+        )
+        .unwrap();
+        assert_eq!((request.config.cmd, &request.config.labels.unwrap()["a"]), (None, &String::new()));
+        assert!(request.config.exposed_ports.contains_key("80/tcp"));
+        assert_eq!(request.host_config.port_bindings["80/tcp"], None);
+        assert_eq!(request.networking_config.endpoints_config["net"], None);
     }
 
     #[test]

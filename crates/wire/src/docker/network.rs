@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct NetworkingConfig {
-    pub endpoints_config: BTreeMap<String, EndpointSettings>,
+    /// `None` where a request says `null`, which Docker refuses.
+    pub endpoints_config: BTreeMap<String, Option<EndpointSettings>>,
 }
 
 /// A container's place in one network.

@@ -22,7 +22,7 @@ use super::{
     state::State,
 };
 use crate::{
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, Kind, Result, refuse},
     image::{Image, Platform},
     network::{Mode, Networks},
     runtime,
@@ -46,7 +46,13 @@ impl Containers {
             return Err(Error::invalid("config cannot be empty in order to create a container"));
         }
         // "default" is how clients of any system ask for this one's.
-        let mut endpoints = networking_config.endpoints_config;
+        let (mut endpoints, mut faults) = (BTreeMap::new(), Vec::new());
+        for (network, settings) in networking_config.endpoints_config {
+            match settings {
+                Some(settings) => drop(endpoints.insert(network, settings)),
+                None => faults.push(format!("invalid config for network {network}: EndpointsConfig is nil")),
+            }
+        }
         if matches!(host_config.network_mode.as_str(), "" | "default") {
             host_config.network_mode = "bridge".to_owned();
             if let Some(endpoint) = endpoints.remove("default") {
@@ -63,6 +69,7 @@ impl Containers {
             return Err(Error::not_implemented("containers without an image are not implemented yet"));
         }
         let image = self.image_for(&config.image, platform, &mut warnings)?;
+        refuse("", &faults)?;
         self.adapt(&mut host_config)?;
         merge::merge(&mut config, &image.config)?;
         merge::merge_environment(&mut config.env, &self.0.environment);

@@ -15,20 +15,27 @@ const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_FLAGS: u16 = 2;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -39,6 +46,9 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_NOWHERE: u8 = 255;
 const RTN_UNICAST: u8 = 1;
 
 const AF_UNSPEC: u8 = 0;
@@ -47,14 +57,33 @@ const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 
 const IFF_UP: u32 = 1;
-/// Bytes of `struct ifinfomsg`.
+/// Bytes of `struct ifinfomsg` and `struct ifaddrmsg`.
 const IFINFO: usize = 16;
+const IFADDR: usize = 8;
 
 /// What is known of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Interface {
     pub(in crate::network) index: u32,
+    pub(in crate::network) name: String,
     pub(in crate::network) kind: String,
+    /// What somebody has noted there.
+    pub(in crate::network) alias: String,
+}
+
+impl Interface {
+    /// From what the kernel tells of a link.
+    fn read(payload: &[u8]) -> Option<Self> {
+        let index = u32::from_ne_bytes(*payload.get(4..8)?.first_chunk()?);
+        let get = |wanted| attributes(payload, IFINFO).find(|(kind, _)| *kind == wanted);
+        let text = |attribute: Option<(u16, &[u8])>| {
+            let text = attribute.map_or(&[][..], |(_, text)| text);
+            String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
+        };
+        let info = get(IFLA_LINKINFO);
+        let kind = info.and_then(|(_, info)| attributes(info, 0).find(|(kind, _)| *kind == IFLA_INFO_KIND));
+        Some(Self { index, name: text(get(IFLA_IFNAME)), kind: text(kind), alias: text(get(IFLA_IFALIAS)) })
+    }
 }
 
 /// A pair of links to be made: one here, in a bridge, and one in another namespace.
@@ -67,6 +96,25 @@ pub(in crate::network) struct NewVeth<'a> {
     pub(in crate::network) peer_name: &'a str,
     pub(in crate::network) peer_mac: Mac,
     pub(in crate::network) peer_namespace: BorrowedFd<'a>,
+}
+
+/// What a link on another one is, in the kernel's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) enum Upper {
+    Macvlan { mode: u32 },
+    Ipvlan { mode: u16, flags: u16 },
+}
+
+/// A link to be made in another namespace, on one that is here.
+#[derive(Debug)]
+pub(in crate::network) struct NewUpper<'a> {
+    pub(in crate::network) name: &'a str,
+    pub(in crate::network) kind: Upper,
+    /// The index of the link that it is on.
+    pub(in crate::network) parent: u32,
+    /// One of an `ipvlan` has its parent's.
+    pub(in crate::network) mac: Option<Mac>,
+    pub(in crate::network) namespace: BorrowedFd<'a>,
 }
 
 /// The links of one network namespace.
@@ -109,13 +157,30 @@ impl Links {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let index = answer.payload.get(4..8).and_then(<[u8]>::first_chunk).map(|i| u32::from_ne_bytes(*i));
-        let index = index.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))?;
-        let info = attributes(&answer.payload, IFINFO).find(|(kind, _)| *kind == IFLA_LINKINFO);
-        let kind = info.and_then(|(_, info)| attributes(info, 0).find(|(kind, _)| *kind == IFLA_INFO_KIND));
-        let kind = kind.map_or(&[][..], |(_, kind)| kind);
-        let kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
-        Ok(Some(Interface { index, kind }))
+        Interface::read(&answer.payload).map(Some).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
+    }
+
+    /// Every link there is.
+    pub(in crate::network) fn all(&mut self) -> io::Result<Vec<Interface>> {
+        let all = self.0.dump(Message::new(RTM_GETLINK, 0).put(&ifinfo(AF_UNSPEC, 0, None)))?;
+        Ok(all.iter().filter_map(|link| Interface::read(link)).collect())
+    }
+
+    /// The first IPv4 address of a link.
+    pub(in crate::network) fn address_v4(&mut self, index: u32) -> io::Result<Option<Prefix>> {
+        let all = self.0.dump(Message::new(RTM_GETADDR, 0).put(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]))?;
+        Ok(all.iter().find_map(|address| {
+            let head: &[u8; IFADDR] = address.first_chunk()?;
+            let (_, local) = attributes(address, IFADDR).find(|(kind, _)| *kind == IFA_LOCAL)?;
+            let local: [u8; 4] = local.try_into().ok()?;
+            (head[4..] == index.to_ne_bytes()).then(|| Prefix::new(local.into(), head[1]))
+        }))
+    }
+
+    /// Notes something at a link.
+    pub(in crate::network) fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
+        let message = Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, index, None));
+        self.0.request(message.bytes(IFLA_IFALIAS, alias.as_bytes()))
     }
 
     /// Makes a bridge, down. One without ports has no carrier, and routes none the less.
@@ -158,6 +223,63 @@ impl Links {
                 })
             })
         }))
+    }
+
+    /// Makes a link in another namespace, down, on one that is here.
+    pub(in crate::network) fn add_upper(&mut self, upper: &NewUpper<'_>) -> io::Result<()> {
+        let namespace = u32::try_from(upper.namespace.as_raw_fd()).unwrap_or_default();
+        let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+            .put(&ifinfo(AF_UNSPEC, 0, None))
+            .text(IFLA_IFNAME, upper.name)
+            .u32(IFLA_LINK, upper.parent)
+            .u32(IFLA_NET_NS_FD, namespace);
+        if let Some(mac) = upper.mac {
+            message = message.bytes(IFLA_ADDRESS, &mac.0);
+        }
+        self.0.request(message.nest(IFLA_LINKINFO, |info| {
+            match upper.kind {
+                Upper::Macvlan { mode } => info
+                    .text(IFLA_INFO_KIND, "macvlan")
+                    .nest(IFLA_INFO_DATA, |data| data.u32(IFLA_MACVLAN_MODE, mode)),
+                Upper::Ipvlan { mode, flags } => {
+                    info.text(IFLA_INFO_KIND, "ipvlan").nest(IFLA_INFO_DATA, |data| {
+                        data.u16(IFLA_IPVLAN_MODE, mode).u16(IFLA_IPVLAN_FLAGS, flags)
+                    })
+                }
+            }
+        }))
+    }
+
+    /// Makes a link that leads nowhere, up.
+    pub(in crate::network) fn add_dummy(&mut self, name: &str) -> io::Result<()> {
+        let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+            .put(&ifinfo(AF_UNSPEC, 0, Some(true)))
+            .text(IFLA_IFNAME, name);
+        self.0.request(message.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "dummy")))
+    }
+
+    /// Makes a link for the frames of `parent` that are tagged with `id` (IEEE 802.1Q), up.
+    pub(in crate::network) fn add_vlan(&mut self, name: &str, parent: u32, id: u16) -> io::Result<()> {
+        let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+            .put(&ifinfo(AF_UNSPEC, 0, Some(true)))
+            .text(IFLA_IFNAME, name)
+            .u32(IFLA_LINK, parent);
+        self.0.request(message.nest(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "vlan").nest(IFLA_INFO_DATA, |data| data.u16(IFLA_VLAN_ID, id))
+        }))
+    }
+
+    /// Gives a link another name. It must be down.
+    pub(in crate::network) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let found = self.find(from)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        let message = Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, found.index, None));
+        self.0.request(message.text(IFLA_IFNAME, to))
+    }
+
+    /// Gives a link another address.
+    pub(in crate::network) fn set_mac(&mut self, index: u32, mac: Mac) -> io::Result<()> {
+        let message = Message::new(RTM_NEWLINK, 0).put(&ifinfo(AF_UNSPEC, index, None));
+        self.0.request(message.bytes(IFLA_ADDRESS, &mac.0))
     }
 
     /// Removes a link, and with it the other end of a pair.
@@ -217,16 +339,25 @@ impl Links {
     /// Sends by `gateway` what no other route fits, instead of what did before.
     pub(in crate::network) fn set_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
-            .put(&default_route(family(gateway)))
+            .put(&default_route(gateway.is_ipv4(), RT_SCOPE_UNIVERSE))
             .bytes(RTA_GATEWAY, &octets(gateway))
             .u32(RTA_OIF, index);
         self.0.request(message)
     }
 
+    /// Sends by a link, to nobody in particular, what no other route fits.
+    pub(in crate::network) fn set_default_link(&mut self, index: u32, ipv4: bool) -> io::Result<()> {
+        let message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
+            .put(&default_route(ipv4, RT_SCOPE_LINK))
+            .u32(RTA_OIF, index);
+        self.0.request(message)
+    }
+
     /// Removes the default route of a family, if there is one.
-    pub(in crate::network) fn remove_default_route(&mut self, ipv6: bool) -> io::Result<()> {
-        let family = if ipv6 { AF_INET6 } else { AF_INET };
-        match self.0.request(Message::new(RTM_DELROUTE, 0).put(&default_route(family))) {
+    pub(in crate::network) fn remove_default_route(&mut self, ipv4: bool) -> io::Result<()> {
+        // Of whatever scope.
+        let route = default_route(ipv4, RT_SCOPE_NOWHERE);
+        match self.0.request(Message::new(RTM_DELROUTE, 0).put(&route)) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             removed => removed,
         }
@@ -234,7 +365,7 @@ impl Links {
 }
 
 /// `struct rtmsg` of a default route.
-fn default_route(family: u8) -> [u8; 12] {
-    let scope = 0;
+fn default_route(ipv4: bool, scope: u8) -> [u8; 12] {
+    let family = if ipv4 { AF_INET } else { AF_INET6 };
     [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0, 0, 0, 0]
 }

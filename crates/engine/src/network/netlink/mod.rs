@@ -12,7 +12,7 @@ use rustix::{
     net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt},
 };
 
-pub(super) use link::{Links, NewVeth};
+pub(super) use link::{Interface, Links, NewUpper, NewVeth, Upper};
 
 /// The kernel's own messages begin after this.
 const NLMSG_ERROR: u16 = 2;
@@ -65,6 +65,10 @@ impl Message {
 
     pub(super) fn u8(self, kind: u16, value: u8) -> Self {
         self.bytes(kind, &[value])
+    }
+
+    pub(super) fn u16(self, kind: u16, value: u16) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
     }
 
     /// In this machine's byte order, as rtnetlink has it.

@@ -10,7 +10,7 @@ use super::{
     netlink::{Message, NLM_F_APPEND, NLM_F_CREATE, Socket},
 };
 
-pub(super) use rules::{BridgeRules, PublishedRule, Ruleset, resolver};
+pub(super) use rules::{BridgeRules, PublishedRule, Ruleset, Subnet, resolver};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -59,6 +59,7 @@ const COMPARE_NOT_EQUAL: u32 = 1;
 const CT_STATE: u32 = 0;
 /// `NF_CT_STATE_BIT` of established and related.
 const CT_OF_OLD: u32 = 0b110;
+const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_OF_DESTINATION: u32 = 2;
@@ -280,10 +281,13 @@ impl Rule {
 
     /// The protocol's number, and the port that it is sent to.
     fn port(self, protocol: u8, port: u16) -> Self {
-        self.meta(META_L4PROTO)
-            .compare(COMPARE_EQUAL, vec![protocol])
+        self.protocol(protocol)
             .payload(TRANSPORT_HEADER, 2, 2)
             .compare(COMPARE_EQUAL, port.to_be_bytes().to_vec())
+    }
+
+    fn protocol(self, protocol: u8) -> Self {
+        self.meta(META_L4PROTO).compare(COMPARE_EQUAL, vec![protocol])
     }
 
     /// Belongs to a connection that passed already.
@@ -316,6 +320,13 @@ impl Rule {
                 data.be32(1, NAT_DESTINATION).be32(2, family.into()).be32(3, REGISTER_1).be32(5, REGISTER_2)
             },
         )
+    }
+
+    /// Lets the connection come from an address.
+    fn appear_as(self, address: IpAddr) -> Self {
+        let family = if address.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+        self.load(REGISTER_1, octets(address))
+            .with("nat", move |data| data.be32(1, NAT_SOURCE).be32(2, family.into()).be32(3, REGISTER_1))
     }
 
     /// Lets the connection come from the address of the interface that it leaves by.

@@ -4,13 +4,15 @@
 use std::{io, net::IpAddr};
 
 use super::{End, Hook, Rule, Table, Verdict};
-use crate::network::{address::Prefix, netlink::Socket};
+use crate::network::{address::Prefix, netlink::Socket, options::GatewayMode};
 
 /// The engine's table.
 const TABLE: &str = "coracle";
 /// The table in the namespace of a container that has the engine's resolver.
 const RESOLVER_TABLE: &str = "coracle-resolver";
 
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 pub(in crate::network) const TCP: u8 = 6;
 pub(in crate::network) const UDP: u8 = 17;
 
@@ -18,10 +20,12 @@ pub(in crate::network) const UDP: u8 = 17;
 #[derive(Debug, Clone)]
 pub(in crate::network) struct BridgeRules {
     pub(in crate::network) interface: String,
-    /// Its networks, with the bridge's own address in them.
-    pub(in crate::network) subnets: Vec<(Prefix, Option<IpAddr>)>,
+    /// At most one of a family.
+    pub(in crate::network) subnets: Vec<Subnet>,
     /// Nothing passes between it and the rest of the world.
     pub(in crate::network) internal: bool,
+    /// Interfaces whose other sides route to its containers.
+    pub(in crate::network) trusted: Vec<String>,
     /// Its containers reach each other.
     pub(in crate::network) icc: bool,
     /// Its containers appear to the world as this machine.
@@ -29,11 +33,23 @@ pub(in crate::network) struct BridgeRules {
     pub(in crate::network) published: Vec<PublishedRule>,
 }
 
+/// A subnet of a bridge.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::network) struct Subnet {
+    pub(in crate::network) prefix: Prefix,
+    /// The bridge's own address.
+    pub(in crate::network) gateway: Option<IpAddr>,
+    pub(in crate::network) mode: GatewayMode,
+    /// What containers appear as, instead of the address of the interface that they leave by.
+    pub(in crate::network) host: Option<IpAddr>,
+}
+
 /// A port of this machine that leads to one of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) struct PublishedRule {
     /// Unspecified for any.
     pub(in crate::network) host: IpAddr,
+    /// 0 where none of this machine's leads there: the container's is reached by itself.
     pub(in crate::network) host_port: u16,
     pub(in crate::network) container: IpAddr,
     pub(in crate::network) container_port: u16,
@@ -70,25 +86,37 @@ impl Ruleset {
         self.ports(&mut table);
         self.forward(&mut table);
         for bridge in self.bridges.iter().filter(|bridge| bridge.masquerade && !bridge.internal) {
-            for (subnet, _) in &bridge.subnets {
-                let leaving = Rule::new().within(End::Source, *subnet).goes_not_to(&bridge.interface);
-                table.rule("postrouting", leaving.masquerade());
+            for subnet in bridge.subnets.iter().filter(|subnet| subnet.mode != GatewayMode::Routed) {
+                let leaving = Rule::new().within(End::Source, subnet.prefix).goes_not_to(&bridge.interface);
+                let leaving = match subnet.host {
+                    Some(address) => leaving.appear_as(address),
+                    None => leaving.masquerade(),
+                };
+                table.rule("postrouting", leaving);
             }
         }
         table.commit(socket)
     }
 
-    /// Nobody outside of a bridge routes to its containers directly, past what is published.
+    /// Nobody outside of a bridge routes to its containers directly, past what is published, unless its mode is
+    /// just that.
     fn direct(&self, table: &mut Table) {
         for bridge in &self.bridges {
-            for (subnet, gateway) in &bridge.subnets {
+            let is_closed = |subnet: &&Subnet| {
+                bridge.internal || matches!(subnet.mode, GatewayMode::Nat | GatewayMode::Isolated)
+            };
+            for subnet in bridge.subnets.iter().filter(is_closed) {
+                for interface in &bridge.trusted {
+                    let rule = Rule::new().comes_from(interface).within(End::Destination, subnet.prefix);
+                    table.rule("raw-prerouting", rule.end(Verdict::Accept));
+                }
                 let mut rule = Rule::new()
                     .comes_not_from(&bridge.interface)
                     .comes_not_from("lo")
-                    .within(End::Destination, *subnet);
-                if let Some(gateway) = gateway {
+                    .within(End::Destination, subnet.prefix);
+                if let Some(gateway) = subnet.gateway {
                     let length = if gateway.is_ipv4() { 32 } else { 128 };
-                    rule = rule.outside(End::Destination, Prefix::new(*gateway, length));
+                    rule = rule.outside(End::Destination, Prefix::new(gateway, length));
                 }
                 table.rule("raw-prerouting", rule.end(Verdict::Drop));
             }
@@ -107,7 +135,7 @@ impl Ruleset {
             table.rule("ports", Rule::new().comes_from(&bridge.interface).end(Verdict::Return));
         }
         for port in self.bridges.iter().flat_map(|bridge| &bridge.published) {
-            if port.host.is_ipv4() != port.container.is_ipv4() {
+            if port.host_port == 0 || port.host.is_ipv4() != port.container.is_ipv4() {
                 // The listener carries what changes its family.
                 continue;
             }
@@ -132,6 +160,13 @@ impl Ruleset {
             let name = &bridge.interface;
             table.rule("forward", Rule::new().goes_to(name).of_old().end(Verdict::Accept));
         }
+        for bridge in self.bridges.iter().filter(|bridge| !bridge.internal) {
+            for subnet in bridge.subnets.iter().filter(|subnet| subnet.mode == GatewayMode::Routed) {
+                // Other bridges are a part of the world.
+                let rule = Rule::new().goes_to(&bridge.interface).family(subnet.prefix.is_ipv4());
+                table.rule("between", rule.end(Verdict::Return));
+            }
+        }
         for bridge in &self.bridges {
             let name = &bridge.interface;
             let verdict = if bridge.icc { Verdict::Accept } else { Verdict::Drop };
@@ -147,6 +182,17 @@ impl Ruleset {
                 let rule =
                     Rule::new().goes_to(name).within(End::Destination, Prefix::new(port.container, length));
                 table.rule("forward", rule.port(port.protocol, port.container_port).end(Verdict::Accept));
+            }
+            for subnet in &bridge.subnets {
+                let ipv4 = subnet.prefix.is_ipv4();
+                let to_here = Rule::new().goes_to(name).family(ipv4);
+                let accepted = match subnet.mode {
+                    GatewayMode::NatUnprotected => to_here,
+                    // Whoever is part of the world answers a ping, and hears of packets that are too big.
+                    GatewayMode::Routed => to_here.protocol(if ipv4 { ICMP } else { ICMPV6 }),
+                    GatewayMode::Nat | GatewayMode::Isolated => continue,
+                };
+                table.rule("forward", accepted.end(Verdict::Accept));
             }
             table.rule("forward", Rule::new().goes_to(name).end(Verdict::Drop));
         }

@@ -25,7 +25,7 @@ use wire::docker::{container::Empty, host_config::PortBinding};
 pub(crate) use host::HostPorts;
 pub(crate) use host_network::follow as follow_host_network;
 
-use super::endpoint::{Endpoint, Sandbox};
+use super::endpoint::Sandbox;
 use crate::error::{Context, Error, Result, errno_text};
 
 /// The ports that are given out where none is asked for, when the kernel does not say.
@@ -36,9 +36,8 @@ const THREADS: usize = 2;
 /// How long a listener may take to end; the runtime only has to come by.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What ports are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// What ports of this machine are of: listeners carry these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Protocol {
     Tcp,
     Udp,
@@ -46,10 +45,35 @@ pub(crate) enum Protocol {
 
 impl Protocol {
     /// The number in an IP header.
-    pub(super) fn number(self) -> u8 {
+    fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+        }
+    }
+}
+
+/// What ports of containers are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Transport {
+    /// The number in an IP header.
+    pub(super) fn number(self) -> u8 {
+        self.carried().map_or(132, Protocol::number)
+    }
+
+    /// `None` of what no listener carries.
+    pub(super) fn carried(self) -> Option<Protocol> {
+        match self {
+            Self::Tcp => Some(Protocol::Tcp),
+            Self::Udp => Some(Protocol::Udp),
+            Self::Sctp => None,
         }
     }
 }
@@ -60,6 +84,15 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.carried() {
+            Some(protocol) => protocol.fmt(f),
+            None => f.write_str("sctp"),
+        }
     }
 }
 
@@ -77,10 +110,18 @@ pub(super) struct WantedPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mapping {
     pub(super) host: IpAddr,
+    /// 0 where none leads there: the container's is reached by itself.
     pub(super) host_port: u16,
     pub(super) container: IpAddr,
     pub(super) container_port: u16,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: Transport,
+}
+
+impl Mapping {
+    /// Whether a port of this machine leads there.
+    pub(super) fn is_of_the_host(&self) -> bool {
+        self.host_port != 0
+    }
 }
 
 /// A port to be opened to whoever may reach this engine's containers.
@@ -268,30 +309,43 @@ fn dynamic_range() -> (u16, u16) {
 /// Ports that are open, and where, and what keeps them open.
 pub(super) type Opened = (Vec<Mapping>, Vec<Box<dyn Published>>);
 
+/// Where the ports of a container lead.
+#[derive(Debug, Clone)]
+pub(super) struct Ends {
+    /// The endpoint that is told to have failed.
+    pub(super) endpoint: String,
+    /// Where ports are published that name no address.
+    pub(super) host_binding: Option<IpAddr>,
+    pub(super) ipv4: Option<IpAddr>,
+    pub(super) ipv6: Option<IpAddr>,
+    /// Whether packets are routed there, of each family: no ports of this machine lead there then.
+    pub(super) is_routed_v4: bool,
+    pub(super) is_routed_v6: bool,
+}
+
 /// Everything that opening ports needs to know.
 pub(super) struct Opening<'a> {
     pub(super) publisher: &'a dyn PortPublisher,
     /// What other containers have.
     pub(super) taken: Vec<Mapping>,
-    /// Where ports are published that name no address.
-    pub(super) host_binding: Option<IpAddr>,
+    pub(super) ends: Ends,
     pub(super) next_dynamic: &'a mut u16,
 }
 
 impl Opening<'_> {
-    /// Opens the ports that a sandbox wants, at its endpoint `to`.
+    /// Opens the ports that a sandbox wants.
     ///
     /// # Errors
     /// In Docker's words. Nothing is left open then.
-    pub(super) fn open(&mut self, sandbox: &Sandbox, to: &Endpoint) -> Result<Opened> {
+    pub(super) fn open(&mut self, sandbox: &Sandbox) -> Result<Opened> {
         let (mut mappings, mut open) = (Vec::new(), Vec::new());
         for wanted in &sandbox.wanted {
-            let (of_one, opened) = self.open_one(wanted, to).map_err(|error| {
+            let (of_one, opened) = self.open_one(wanted).map_err(|error| {
                 Error::new(
                     error.kind(),
                     format!(
                         "driver failed programming external connectivity on endpoint {} ({})",
-                        sandbox.name, to.id
+                        sandbox.name, self.ends.endpoint
                     ),
                 )
                 .because(error)
@@ -304,15 +358,15 @@ impl Opening<'_> {
         Ok((mappings, open))
     }
 
-    fn open_one(&mut self, wanted: &WantedPort, to: &Endpoint) -> Result<Opened> {
+    fn open_one(&mut self, wanted: &WantedPort) -> Result<Opened> {
         let protocol = match wanted.protocol.as_str() {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            "sctp" => return Err(Error::not_implemented("publishing SCTP ports is not implemented yet")),
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            "sctp" => Transport::Sctp,
             other => return Err(Error::invalid(format!("invalid transport protocol: {other:?}"))),
         };
         let asked = match wanted.host_ip.trim_start_matches('[').trim_end_matches(']') {
-            "" => self.host_binding.filter(|address| !address.is_unspecified()),
+            "" => self.ends.host_binding.filter(|address| *address != Ipv4Addr::UNSPECIFIED),
             text => {
                 let invalid = || Error::invalid(format!("invalid IP address: {text}"));
                 Some(text.parse().map_err(|_| invalid())?)
@@ -322,26 +376,27 @@ impl Opening<'_> {
             Some(address) => vec![address],
             None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let container = |host: &IpAddr| {
-            let v4 = to.ipv4.map(|prefix| prefix.address);
-            let v6 = to.ipv6.map(|prefix| prefix.address);
-            if host.is_ipv4() { v4 } else { v6.or(v4) }
+        let Ends { ipv4, ipv6, is_routed_v4, is_routed_v6, .. } = self.ends;
+        let container = |host: &IpAddr| if host.is_ipv4() { ipv4 } else { ipv6.or(ipv4) };
+        let is_routed = |host: &IpAddr| if host.is_ipv4() { is_routed_v4 } else { is_routed_v6 };
+        let mapping = |host: IpAddr, host_port: u16| {
+            let (container, container_port) = (container(&host)?, wanted.container_port);
+            // Who is routed to has no place on this machine.
+            let (host, host_port) = match (is_routed(&host), host) {
+                (false, _) => (host, host_port),
+                (true, IpAddr::V4(_)) => (Ipv4Addr::UNSPECIFIED.into(), 0),
+                (true, IpAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED.into(), 0),
+            };
+            Some(Mapping { host, host_port, container, container_port, protocol })
         };
         let (ports, dynamic) = candidates(&wanted.host_port, *self.next_dynamic)?;
         let mut failure = None;
         let only = ports.len() == 1;
         for host_port in ports {
-            let mappings: Vec<Mapping> = hosts
-                .iter()
-                .filter_map(|host| {
-                    let container = container(host)?;
-                    let container_port = wanted.container_port;
-                    Some(Mapping { host: *host, host_port, container, container_port, protocol })
-                })
-                .collect();
+            let mappings: Vec<Mapping> = hosts.iter().filter_map(|host| mapping(*host, host_port)).collect();
             match self.open_all(&mappings, asked.is_none()) {
                 Ok(opened) => {
-                    if dynamic {
+                    if dynamic && !opened.1.is_empty() {
                         *self.next_dynamic = host_port.checked_add(1).unwrap_or_default();
                     }
                     return Ok(opened);
@@ -358,13 +413,24 @@ impl Opening<'_> {
     fn open_all(&self, mappings: &[Mapping], any_address: bool) -> Result<Opened> {
         let (mut made, mut open) = (Vec::new(), Vec::new());
         for mapping in mappings {
+            if !mapping.is_of_the_host() {
+                made.push(*mapping);
+                continue;
+            }
             let host = SocketAddr::new(mapping.host, mapping.host_port);
             if let Some(other) = self.taken.iter().find(|other| collide(other, mapping)) {
                 let has = SocketAddr::new(other.host, other.host_port);
                 return Err(Error::system(format!("Bind for {has} failed: port is already allocated")));
             }
             let container = SocketAddr::new(mapping.container, mapping.container_port);
-            let port = PublishedPort { host, container, protocol: mapping.protocol };
+            let Some(protocol) = mapping.protocol.carried() else {
+                return Err(Error::not_implemented(format!(
+                    "failed to bind host port for {host}:{container}/{}: only TCP and UDP ports are bound; where \
+                     a network has the gateway mode \"routed\", the container's own port is reached",
+                    mapping.protocol
+                )));
+            };
+            let port = PublishedPort { host, container, protocol };
             match self.publisher.publish(&port) {
                 Ok(opened) => {
                     made.push(*mapping);
@@ -443,12 +509,12 @@ mod tests {
             host_port,
             container: host.parse().unwrap(),
             container_port: 80,
-            protocol: Protocol::Tcp,
+            protocol: Transport::Tcp,
         };
         assert!(collide(&mapping("0.0.0.0", 80), &mapping("127.0.0.1", 80)));
         assert!(!collide(&mapping("0.0.0.0", 80), &mapping("::", 80)));
         assert!(!collide(&mapping("127.0.0.2", 80), &mapping("127.0.0.1", 80)));
-        let udp = Mapping { protocol: Protocol::Udp, ..mapping("0.0.0.0", 80) };
+        let udp = Mapping { protocol: Transport::Udp, ..mapping("0.0.0.0", 80) };
         assert!(!collide(&mapping("0.0.0.0", 80), &udp));
     }
 }
