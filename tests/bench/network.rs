@@ -9,12 +9,8 @@ use tests::process::{Program, Running};
 use tests::{places, wait};
 
 use crate::table::{Figure, Limit, Value};
-use crate::traffic::{CLIENT, Mode, SERVER};
+use crate::traffic::{self, CLIENT, Mode, ROUNDS, SECONDS, SERVER, median, this_program, value};
 
-/// Measurements of each network, of which the median counts.
-const ROUNDS: usize = 5;
-/// How long one takes.
-const SECONDS: &str = "1.5";
 /// Connections that do nothing while another one is measured.
 const IDLE: usize = 10_000;
 /// What runs in the guest's namespace and keeps it.
@@ -145,8 +141,7 @@ impl Joined {
     }
 
     fn measure(&self, mode: Mode, connections: usize) -> Result<f64> {
-        let text = self.client(mode, connections, SECONDS)?.output()?.text()?;
-        text.parse().with_context(|| format!("no figure: {text:?}"))
+        traffic::figure(self.client(mode, connections, SECONDS)?)
     }
 
     /// Resident memory of the network's process, in bytes.
@@ -160,26 +155,10 @@ impl Joined {
     }
 }
 
-pub(crate) fn this_program() -> Result<PathBuf> {
-    std::env::current_exe().context("where is this program?")
-}
-
 /// usernet on a TAP interface; `cargo xtask bench` builds it.
 fn tap() -> Result<PathBuf> {
     let path = std::env::var_os("CORACLE_TAP").map(PathBuf::from);
     path.ok_or_else(|| Skip::because("CORACLE_TAP names no program: run `cargo xtask bench network`").into())
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or_default()
-}
-
-fn value(mode: Mode, numbers: Vec<f64>) -> Value {
-    match mode {
-        Mode::Exchange => Value { number: median(numbers) * 1e6, unit: "µs" },
-        _ => Value { number: median(numbers) * 8.0 / 1e9, unit: "Gbit/s" },
-    }
 }
 
 /// Throughput and answering time of a namespace's connections to the host, for each way of joining it.

@@ -13,14 +13,9 @@ use tests::{leftovers, wait};
 
 use crate::emulator::{Emulator, LAST_SLOT};
 use crate::engines;
-use crate::network::this_program;
 use crate::table::{Figure, Limit, Value};
-use crate::traffic::{CLIENT, Mode, SERVER};
+use crate::traffic::{self, CLIENT, Mode, ROUNDS, SECONDS, SERVER, this_program, value};
 
-/// Measurements of each, of which the median counts.
-const ROUNDS: usize = 5;
-/// How long one takes.
-const SECONDS: &str = "1.5";
 const PORT: u16 = 7000;
 /// An address of the host that is not a loopback one.
 const OWN_ADDRESS: &str = "198.51.100.7";
@@ -158,8 +153,7 @@ impl Client {
 
     fn measure(&self, mode: Mode, connections: usize, seconds: &str) -> Result<f64> {
         let words = [CLIENT, &self.address.to_string(), mode.letter(), &connections.to_string(), seconds];
-        let text = self.namespace.program(this_program()?).args(words).output()?.text()?;
-        text.parse().with_context(|| format!("no figure: {text:?}"))
+        traffic::figure(self.namespace.program(this_program()?).args(words))
     }
 }
 
@@ -176,17 +170,7 @@ fn compare(clients: &[Client], what: &str, peer: &'static str, least: Option<f64
                 values.push(client.measure(mode, connections, SECONDS).with_context(|| what.to_owned())?);
             }
         }
-        let values: Vec<Value> = all
-            .into_iter()
-            .map(|mut values| {
-                values.sort_by(f64::total_cmp);
-                let middle = values[values.len() / 2];
-                match mode {
-                    Mode::Exchange => Value { number: middle * 1e6, unit: "µs" },
-                    _ => Value { number: middle * 8e-9, unit: "Gbit/s" },
-                }
-            })
-            .collect();
+        let values: Vec<Value> = all.into_iter().map(|values| value(mode, values)).collect();
         let [ours, theirs] = values[..] else { continue };
         let limit = match mode {
             Mode::Exchange => None,

@@ -2,16 +2,25 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tests::process::Program;
+
+use crate::table::Value;
 
 /// `… ADDRESS`: serves until it is killed.
 pub(crate) const SERVER: &str = "--role=traffic-server";
 /// `… ADDRESS MODE CONNECTIONS SECONDS`: prints bytes per second, or seconds per exchange.
 pub(crate) const CLIENT: &str = "--role=traffic-client";
+
+/// Measurements of each, of which the median counts.
+pub(crate) const ROUNDS: usize = 5;
+/// How long one takes.
+pub(crate) const SECONDS: &str = "1.5";
 
 /// Bytes of one read or write.
 const PIECE: usize = 1 << 20;
@@ -43,6 +52,30 @@ impl Mode {
     fn of(letter: &[u8]) -> Option<Self> {
         MODES.iter().find(|(_, known)| known.as_bytes() == letter).map(|(mode, _)| *mode)
     }
+}
+
+/// What a client has printed.
+pub(crate) fn figure(client: Program) -> Result<f64> {
+    let text = client.output()?.text()?;
+    text.parse().with_context(|| format!("no figure: {text:?}"))
+}
+
+/// The middle one of some numbers.
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or_default()
+}
+
+/// The middle one of some measurements, in the unit of what was measured.
+pub(crate) fn value(mode: Mode, numbers: Vec<f64>) -> Value {
+    match mode {
+        Mode::Exchange => Value { number: median(numbers) * 1e6, unit: "µs" },
+        _ => Value { number: median(numbers) * 8.0 / 1e9, unit: "Gbit/s" },
+    }
+}
+
+pub(crate) fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("where is this program?")
 }
 
 /// Plays the role that the arguments name, if they name one of these.

@@ -22,6 +22,9 @@ pub struct Proxies {
     pub no: Option<String>,
 }
 
+/// Schemes of a proxy's URL; one that names none means the first.
+pub const PROXY_SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
+
 impl Proxies {
     /// Those that the environment names, in capitals or not.
     pub fn from_environment() -> Self {

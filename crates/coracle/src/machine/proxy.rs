@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use wire::{
     network::{HOST, HOST_NAMES},
-    settings::{Proxies, without_credentials},
+    settings::{PROXY_SCHEMES, Proxies, without_credentials},
 };
 
 /// Says that there is to be no proxy, whatever the environment says.
@@ -61,7 +61,7 @@ impl fmt::Debug for ProxyUrl {
 /// A proxy is often named without a scheme.
 fn parse(text: &str) -> Option<Url> {
     let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    Url::parse(&text).ok().filter(Url::has_host)
+    Url::parse(&text).ok().filter(|url| url.has_host() && PROXY_SCHEMES.contains(&url.scheme()))
 }
 
 /// The same proxies as a guest reaches them: the host's loopback addresses have a name there, which no proxy knows.
@@ -112,7 +112,7 @@ mod tests {
         for text in ["none", "http://p.test:1", "p.test:3128", "socks5://[::1]:1080"] {
             assert!(text.parse::<ProxyUrl>().is_ok(), "{text}");
         }
-        for text in ["", "http://", "http://p:99999", "http:// /"] {
+        for text in ["", "http://", "http://p:99999", "http:// /", "ftp://p.test"] {
             assert!(text.parse::<ProxyUrl>().is_err(), "{text}");
         }
         assert!(!format!("{:?}", "http://me:secret@p.test".parse::<ProxyUrl>().unwrap()).contains("secret"));

@@ -210,13 +210,6 @@ impl Containers {
         counts
     }
 
-    /// Whether one runs in the machine's own network.
-    pub(crate) fn any_on_host_network(&self) -> bool {
-        self.index().by_id.values().any(|container| {
-            container.state.borrow().is_running() && container.record().host_config.network_mode == "host"
-        })
-    }
-
     /// A container by id, by name, or by the start of an id that fits one only.
     ///
     /// # Errors

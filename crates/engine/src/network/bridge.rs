@@ -150,7 +150,8 @@ impl State {
         };
         let applied = rules.apply(&mut socket).context(what);
         self.has_rules.set(applied.is_ok());
-        self.filter.set(Some(socket));
+        // After a failure there may be answers that nobody waits for any more.
+        self.filter.set(applied.is_ok().then_some(socket));
         applied
     }
 }

@@ -41,8 +41,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use wire::docker::network as api;
 
+use mode::HOST;
 pub(crate) use mode::{BRIDGE, Mode, is_predefined};
 pub(crate) use ports::{HostPorts, Listeners, PortPublisher, follow_host_network, split as split_port};
 pub(crate) use resolver::ADDRESS as RESOLVER;
@@ -75,6 +77,8 @@ struct Inner {
     publisher: Arc<dyn PortPublisher>,
     runtime: tokio::runtime::Handle,
     names: Arc<Names>,
+    /// Whether a container runs in this machine's own network.
+    own_network_used: watch::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -170,6 +174,17 @@ impl fmt::Debug for Networks {
 impl Networks {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether a container runs in this machine's own network, and when that changes.
+    pub(crate) fn own_network_used(&self) -> watch::Receiver<bool> {
+        self.0.own_network_used.subscribe()
+    }
+
+    fn tell_of_own_network(&self, state: &State) {
+        let mut endpoints = state.sandboxes.values().flat_map(|sandbox| &sandbox.endpoints);
+        let used = endpoints.any(|endpoint| endpoint.network_name == HOST);
+        self.0.own_network_used.send_if_modified(|now| std::mem::replace(now, used) != used);
     }
 
     fn file(&self, id: &str) -> PathBuf {

@@ -16,12 +16,14 @@ pub(crate) enum Mode {
 
 /// The name of the network that containers are in by default.
 pub(crate) const BRIDGE: &str = "bridge";
+/// The name of the machine's own network.
+pub(super) const HOST: &str = "host";
 
 impl Mode {
     pub(crate) fn of(network_mode: &str) -> Self {
         match network_mode {
             "none" => Self::None,
-            "host" => Self::Host,
+            HOST => Self::Host,
             "" | "default" => Self::Network(BRIDGE.to_owned()),
             name => match name.strip_prefix("container:") {
                 Some(container) => Self::Container(container.to_owned()),
@@ -33,7 +35,7 @@ impl Mode {
 
 /// Whether networks of this name are the engine's, not the user's.
 pub(crate) fn is_predefined(name: &str) -> bool {
-    matches!(name, BRIDGE | "none" | "host" | "default")
+    matches!(name, BRIDGE | "none" | HOST | "default")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     Driver, Inner, Mode, Network, Networks, PortPublisher, Run, Served, State, endpoint::Sandbox,
@@ -48,6 +48,7 @@ impl Networks {
             publisher,
             runtime,
             names: Default::default(),
+            own_network_used: watch::Sender::new(false),
             state: Default::default(),
         }));
         let mut state = networks.state();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 use wire::docker::{container::Empty, host_config::PortBinding, network::EndpointSettings};
 
 use super::{
-    Leaving, Mode, Network, Networks, Served, State,
+    HOST, Leaving, Mode, Network, Networks, Served, State,
     endpoint::{Dns, Endpoint, Sandbox},
     join::set_routes,
     netlink::Links,
@@ -147,7 +147,7 @@ impl Networks {
     pub(crate) fn start_without(&self, container: &str, name: &str, mode: &Mode) {
         let network_name = match mode {
             Mode::None => "none",
-            Mode::Host => "host",
+            Mode::Host => HOST,
             Mode::Container(_) | Mode::Network(_) => return,
         };
         let mut state = self.state();
@@ -175,6 +175,7 @@ impl Networks {
             ..Sandbox::default()
         };
         state.sandboxes.insert(container.to_owned(), sandbox);
+        self.tell_of_own_network(&state);
         drop(state);
         self.emit(&network, "connect", Some(container));
     }
@@ -242,6 +243,7 @@ impl Networks {
             tracing::warn!(container, "give back its network: {error}");
         }
         self.forget_sandbox(container);
+        self.tell_of_own_network(&state);
         let networks: Vec<_> = sandbox
             .endpoints
             .iter()

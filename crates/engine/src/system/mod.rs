@@ -191,8 +191,7 @@ async fn open(config: Config) -> Result<(Arc<Engine>, Runtime)> {
     )
     .await?;
     if let Some(ports) = host_ports {
-        let (events, containers) = (events.clone(), containers.clone());
-        tokio::spawn(network::follow_host_network(events, ports, move || containers.any_on_host_network()));
+        tokio::spawn(network::follow_host_network(ports, networks.own_network_used()));
     }
     let engine = Engine { config, identity, events, images, containers, volumes, networks };
     Ok((Arc::new(engine), runtime))

@@ -18,8 +18,9 @@ use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use reqwest::{Client, ClientBuilder, Proxy, Response, StatusCode, header};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, header};
 use tokio::sync::Mutex;
+use wire::settings::Proxies;
 
 use super::{
     RegistryOptions,
@@ -47,7 +48,8 @@ const USER_AGENT: &str = concat!("docker/28.5.2 coracle/", env!("CARGO_PKG_VERSI
 pub(super) struct Registries {
     insecure: Vec<Insecure>,
     mirrors: Vec<String>,
-    proxies: Vec<Proxy>,
+    /// Looked at when first used: an environment that makes no sense is no reason not to start.
+    proxies: Proxies,
     /// Made when first used: reading the machine's certificates takes a while.
     strict: tokio::sync::OnceCell<Client>,
     lenient: tokio::sync::OnceCell<Client>,
@@ -99,7 +101,7 @@ impl Registries {
         Ok(Self {
             insecure: insecure.collect::<Result<_>>()?,
             mirrors: mirrors.collect::<Result<_>>()?,
-            proxies: proxy::parse(&options.proxies)?,
+            proxies: options.proxies.clone(),
             strict: tokio::sync::OnceCell::new(),
             lenient: tokio::sync::OnceCell::new(),
         })
@@ -183,8 +185,8 @@ impl Registries {
 }
 
 /// `lenient` for registries that the user called insecure.
-async fn client(lenient: bool, proxies: &[Proxy]) -> Result<Client> {
-    let proxies = proxies.to_vec();
+async fn client(lenient: bool, proxies: &Proxies) -> Result<Client> {
+    let proxies = proxy::parse(proxies)?;
     let make = move || {
         // The program may have chosen one already; this is for those that did not.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -388,6 +390,15 @@ mod tests {
         ] {
             assert_eq!(registries.is_insecure(domain).await, insecure, "{domain}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_makes_no_sense_is_told_to_who_needs_it() {
+        let proxies = Proxies { http: Some("ftp://p.test".to_owned()), ..Proxies::default() };
+        let registries = Registries::new(&RegistryOptions { proxies, ..RegistryOptions::default() }).unwrap();
+        let reference = Reference::parse("busybox").unwrap();
+        let error = registries.sessions(&reference, &Credentials::default()).await.unwrap_err();
+        assert!(error.to_string().contains("invalid proxy \"ftp://p.test\""), "{error}");
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Proxies on the way to registries.
 
 use reqwest::{NoProxy, Proxy, Url};
-use wire::settings::{Proxies, without_credentials};
+use wire::settings::{PROXY_SCHEMES, Proxies, without_credentials};
 
 use crate::error::{Error, Result};
 
 /// Never asked of a proxy, as by any program written in Go: the proxy would look for them on its own machine.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
-const SCHEMES: [&str; 4] = ["http", "https", "socks5", "socks5h"];
 
 /// # Errors
 /// A URL that is none.
@@ -39,11 +38,11 @@ fn address(text: &str) -> Result<Url> {
         false => Url::parse(&format!("http://{text}")),
     };
     match url {
-        Ok(url) if SCHEMES.contains(&url.scheme()) && url.has_host() => Ok(url),
+        Ok(url) if PROXY_SCHEMES.contains(&url.scheme()) && url.has_host() => Ok(url),
         _ => Err(Error::invalid(format!(
             "invalid proxy {:?}: a proxy is named as http://HOST:PORT; known schemes are {}",
             without_credentials(text),
-            SCHEMES.join(", ")
+            PROXY_SCHEMES.join(", ")
         ))),
     }
 }

@@ -190,23 +190,17 @@ impl Socket {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.finish(self.sequence, NLM_F_DUMP);
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
-        let mut buffer = vec![0; ANSWER];
         let mut all = Vec::new();
-        loop {
-            let (length, _) = rustix::io::retry_on_intr(|| {
-                rustix::net::recv(&self.fd, buffer.as_mut_slice(), RecvFlags::empty())
-            })?;
-            let mut rest = &buffer[..length];
-            while let Some((head, payload, next)) = split(rest) {
-                rest = next;
-                match head.kind {
-                    _ if head.sequence != self.sequence => {}
-                    NLMSG_DONE => return Ok(all),
-                    NLMSG_ERROR => return Err(refusal(payload).unwrap_or_else(|| Errno::BADMSG.into())),
-                    _ => all.push(payload.to_vec()),
-                }
+        self.receive(|head, payload| {
+            match head.kind {
+                _ if head.sequence != self.sequence => {}
+                NLMSG_DONE => return Some(Ok(())),
+                NLMSG_ERROR => return Some(Err(refusal(payload).unwrap_or_else(|| Errno::BADMSG.into()))),
+                _ => all.push(payload.to_vec()),
             }
-        }
+            None
+        })?;
+        Ok(all)
     }
 
     fn exchange(&mut self, messages: Vec<Message>, flags: u16) -> io::Result<Option<Answer>> {
@@ -225,6 +219,23 @@ impl Socket {
             bytes.extend(message.finish(self.sequence, more));
         }
         rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &bytes, SendFlags::empty()))?;
+        self.receive(|head, payload| {
+            // An answer to a request before this one, which was given up.
+            if head.sequence.wrapping_sub(first) > awaited.wrapping_sub(first) {
+                return None;
+            }
+            if head.kind != NLMSG_ERROR {
+                return Some(Ok(Some(Answer { payload: payload.to_vec() })));
+            }
+            match refusal(payload) {
+                Some(error) => Some(Err(error)),
+                None => (head.sequence == awaited).then_some(Ok(None)),
+            }
+        })
+    }
+
+    /// Shows what the kernel answers to `take`, message by message, until that has what it wants.
+    fn receive<T>(&self, mut take: impl FnMut(Head, &[u8]) -> Option<io::Result<T>>) -> io::Result<T> {
         let mut buffer = vec![0; ANSWER];
         loop {
             let (length, _) = rustix::io::retry_on_intr(|| {
@@ -233,18 +244,8 @@ impl Socket {
             let mut rest = &buffer[..length];
             while let Some((head, payload, next)) = split(rest) {
                 rest = next;
-                // An answer to a request before this one, which was given up.
-                if head.sequence.wrapping_sub(first) > awaited.wrapping_sub(first) {
-                    continue;
-                }
-                if head.kind != NLMSG_ERROR {
-                    return Ok(Some(Answer { payload: payload.to_vec() }));
-                }
-                if let Some(error) = refusal(payload) {
-                    return Err(error);
-                }
-                if head.sequence == awaited {
-                    return Ok(None);
+                if let Some(taken) = take(head, payload) {
+                    return taken;
                 }
             }
         }

@@ -12,38 +12,35 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use super::{
     HostPorts, Published, PublishedPort,
     listening::{Listener, by_containers},
 };
-use crate::events::Events;
 
 /// A program that has begun to listen is reached from the host after this, at the latest.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// After how long the host is asked again for a port that it has refused.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Keeps the host's ports in step for ever. `in_use` says whether a container runs in the machine's own network.
-pub(crate) async fn follow(events: Events, host: Arc<HostPorts>, in_use: impl Fn() -> bool) {
+/// Keeps the host's ports in step as long as the engine lives. `used` says whether a container runs in the machine's own
+/// network.
+pub(crate) async fn follow(host: Arc<HostPorts>, mut used: watch::Receiver<bool>) {
     let mut ports = Ports { host, open: BTreeMap::new() };
     loop {
-        let mut happening = events.listen().1;
-        let used = in_use();
-        if used || !ports.open.is_empty() {
-            let follow = move || {
-                ports.follow(used);
-                Ok(ports)
-            };
-            ports = match crate::blocking(follow).await {
-                Ok(ports) => ports,
-                Err(error) => return tracing::error!("ports of the host's network: {error}"),
-            };
-        }
-        match used {
-            true => tokio::time::sleep(INTERVAL).await,
-            // Whatever it was, or however many were missed: look again.
-            false => drop(happening.recv().await),
-        }
+        let some_open = !ports.open.is_empty();
+        // Nobody is left who could start a container.
+        let Ok(used) = used.wait_for(|used| *used || some_open).await.map(|used| *used) else { return };
+        let follow = move || {
+            ports.follow(used);
+            Ok(ports)
+        };
+        ports = match crate::blocking(follow).await {
+            Ok(ports) => ports,
+            Err(error) => return tracing::error!("ports of the host's network: {error}"),
+        };
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
