@@ -22,6 +22,7 @@ mod ports;
 mod proxy;
 mod pull;
 mod restart;
+mod shares;
 mod stats;
 mod system;
 mod under_load;
@@ -53,6 +54,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("proxy", proxy::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),
+        ("shares", shares::cases()),
         ("stats", stats::cases()),
         ("system", system::cases()),
         ("under_load", under_load::cases()),

@@ -44,6 +44,7 @@ const PACKAGES: &[Package] = &[
     package("xz-utils", "unpacks the kernel's source"),
     package("patch", "applies our changes to the kernel's source"),
     // The guest's agent.
+    package("libcap-ng-dev", "linked into the file server of a machine"),
     package("libseccomp-dev", "linked into the guest's agent: system call filters of containers"),
     package("zlib1g-dev", "linked into the guest's agent"),
     package("pkg-config", "finds the libraries that are linked"),

@@ -3,7 +3,9 @@
 use clap::{Args, Parser, Subcommand};
 use vmm::Accel;
 
-use crate::machine::{config::Config, launch, name::MachineName, process::Orders, size::Size};
+use crate::machine::{
+    config::Config, file_server, launch, name::MachineName, process::Orders, shares::Shares, size::Size,
+};
 
 /// A Docker of your own: a small virtual machine that runs containers, for the `docker` you have.
 #[derive(Debug, Parser)]
@@ -58,6 +60,20 @@ pub(crate) enum Verb {
     Doctor(Doctor),
     #[command(name = launch::COMMAND, hide = true)]
     MachineProcess(Start),
+    #[command(name = file_server::COMMAND, hide = true)]
+    FileServer(Files),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    #[arg(long = "share")]
+    shares: Vec<Shares>,
+}
+
+impl Files {
+    pub(crate) fn shares(&self) -> Shares {
+        Shares::concat(&self.shares)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +97,10 @@ pub(crate) struct Choices {
     /// How to run the VM's CPUs: kvm (hardware), qemu (emulation, slow), or auto (the best that works) [default: auto]
     #[arg(long, value_name = "auto|kvm|qemu")]
     accel: Option<Accel>,
+    /// A folder of the host that containers can mount, with :ro for read-only; can be repeated, or "none" [default: the home
+    /// directory and the system's temporary directory]
+    #[arg(long = "share", value_name = "PATH[:ro]")]
+    shares: Vec<Shares>,
 }
 
 impl Choices {
@@ -90,6 +110,7 @@ impl Choices {
             memory: self.memory,
             disk: self.disk,
             accel: self.accel,
+            shares: (!self.shares.is_empty()).then(|| Shares::concat(&self.shares)),
             ..Config::default()
         }
     }
@@ -200,7 +221,7 @@ pub(crate) struct ConfigArgs {
 pub(crate) enum ConfigAction {
     /// Print the value of a key, or all keys
     Get {
-        /// cpus, memory, disk, accel, http-proxy, https-proxy, no-proxy or container-proxy
+        /// cpus, memory, disk, accel, shares, http-proxy, https-proxy, no-proxy or container-proxy
         key: Option<String>,
         #[command(flatten)]
         machine: Machine,
@@ -208,6 +229,7 @@ pub(crate) enum ConfigAction {
     /// Change a value, from the next start on
     Set {
         /// cpus, memory, disk, accel: as the options of `coracle start`;
+        /// shares: folders of the host that containers can mount, as in /home/me,/data:ro, or none;
         /// http-proxy, https-proxy, no-proxy: how images are pulled [default: as the environment of `coracle start` says];
         /// container-proxy: whether containers find the proxies in their environment [default: false]
         key: String,

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Config(args) => verbs::config::run(args),
         Verb::Doctor(args) => verbs::doctor::run(&args),
         Verb::MachineProcess(args) => machine::process::run(args.orders()),
+        Verb::FileServer(args) => machine::file_server::run(&args.shares()),
     };
     result.unwrap_or_else(|error| {
         terminal::tell(format_args!("coracle: {error:#}"));

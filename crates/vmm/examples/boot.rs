@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         disks: vec![Disk { path: root.into(), read_only: true, id: "root".into() }],
         vsock: Some(VsockConfig { guest_cid: 3 }),
         net: None,
+        files: None,
         console_log: "console.log".into(),
         runtime_dir: runtime_dir.clone(),
         accel: Accel::Auto,

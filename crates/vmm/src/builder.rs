@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::config::{ConfigError, VmConfig};
+use crate::config::{ConfigError, FsConfig, VmConfig};
 use crate::devices::transport::vhost_user::{self, ServeError};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Image, ImageError};
@@ -160,6 +160,9 @@ pub(crate) fn start(config: VmConfig) -> Result<Vm, Error> {
         threads.push(serve(kind, device, DeviceEnd { socket: device_end, listener }, Arc::clone(&shared))?);
         attached.push(Attached { kind, emulator_end, path });
     }
+    if let Some(FsConfig { tag, socket }) = config.files {
+        attached.push(Attached { kind: Kind::Fs { tag }, emulator_end: socket, path: None });
+    }
 
     let (report, started) = mpsc::sync_channel(1);
     let supervisor = {
@@ -246,7 +249,7 @@ fn serve(
     let name = device.name().to_owned();
     spawn_thread(&format!("vmm-{name}"), move || {
         let config = match kind {
-            Kind::Net { .. } => vhost_user::Config::Known,
+            Kind::Net { .. } | Kind::Fs { .. } => vhost_user::Config::Known,
             Kind::Blk | Kind::Vsock | Kind::Rng => vhost_user::Config::Asked,
         };
         let result = match end.connect() {
@@ -323,6 +326,7 @@ mod tests {
             disks: Vec::new(),
             vsock: None,
             net: None,
+            files: None,
             console_log: directory.join("console.log"),
             runtime_dir: directory.join("run"),
             accel: Accel::Qemu,

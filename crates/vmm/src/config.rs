@@ -1,6 +1,7 @@
 //! What a machine is made of.
 
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -23,6 +24,7 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     pub vsock: Option<VsockConfig>,
     pub net: Option<NetConfig>,
+    pub files: Option<FsConfig>,
     /// What the guest writes to its console is appended here; bounded, with one older file beside it
     /// ([`console`](crate::emulator::console)).
     pub console_log: PathBuf,
@@ -61,6 +63,16 @@ impl fmt::Debug for NetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NetConfig").field("mac", &self.mac).field("mtu", &self.mtu).finish_non_exhaustive()
     }
+}
+
+/// The file system device (section 5.11), which another process serves: it reads what a hostile guest sends, and can be
+/// kept from everything but the files.
+#[derive(Debug)]
+pub struct FsConfig {
+    /// By which the guest mounts it, at most 36 bytes.
+    pub tag: &'static str,
+    /// To that process, which speaks vhost-user ([`serve`](crate::devices::transport::vhost_user::serve)).
+    pub socket: UnixStream,
 }
 
 /// Which means of running CPUs the user asks for.
@@ -106,8 +118,8 @@ pub const MAX_CPUS: u8 = 64;
 /// The least memory a kernel of ours can boot in.
 pub const MIN_MEMORY_MIB: u64 = 64;
 
-/// Disks beside the three other devices: the emulated board has eight slots.
-pub const MAX_DISKS: usize = 5;
+/// Disks beside the four other devices: the emulated board has eight slots.
+pub const MAX_DISKS: usize = 4;
 
 /// The least MTU of IPv4 (RFC 791).
 const MIN_MTU: u16 = 68;
@@ -178,6 +190,7 @@ mod tests {
             disks: vec![Disk { path: "/disk".into(), read_only: false, id: "data".into() }],
             vsock: Some(VsockConfig { guest_cid: 3 }),
             net: None,
+            files: None,
             console_log: "/log".into(),
             runtime_dir: "/run".into(),
             accel: Accel::Auto,

@@ -18,7 +18,7 @@ mod sys;
 mod vm;
 
 pub use builder::Error;
-pub use config::{Accel, ConfigError, Disk, NetConfig, VmConfig, VsockConfig};
+pub use config::{Accel, ConfigError, Disk, FsConfig, NetConfig, VmConfig, VsockConfig};
 pub use devices::virtio::net;
 pub use devices::virtio::vsock::{OnConnection, Vsock};
 pub use emulator::{POWER_OFF_PORT, POWER_OFF_VALUE};

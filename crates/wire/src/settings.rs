@@ -11,6 +11,25 @@ pub struct Settings {
     pub proxies: Proxies,
     /// Whether containers find the proxies in their environment.
     pub container_proxy: bool,
+    /// In the order of their numbers in the root of the file system [`SHARES_TAG`].
+    pub shares: Vec<Share>,
+}
+
+/// The virtio-fs tag of the file system that holds the shares.
+pub const SHARES_TAG: &str = "shares";
+
+/// A folder of the host that the guest has at the same path. In text it is `PATH`, or `PATH:ro`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Absolute, without `.` and `..`.
+    pub path: String,
+    pub read_only: bool,
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.path, if self.read_only { ":ro" } else { "" })
+    }
 }
 
 /// Proxies as the environment names them: `HTTP_PROXY`, `HTTPS_PROXY` (URLs, which may hold a password) and

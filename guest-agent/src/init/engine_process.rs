@@ -25,7 +25,7 @@ use super::engine_log::EngineLog;
 use super::ping::{Answer, ping};
 use super::reaper::{Child, Exit};
 use super::waiting::wait_readable;
-use super::{Machine, cgroups, disk, host_settings, tools};
+use super::{Machine, cgroups, disk, tools};
 use crate::logging;
 
 const SOCKET: &str = "/run/docker.sock";
@@ -44,14 +44,18 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// When the engine cannot be started, or has died too often in a row.
-pub(crate) fn supervise(machine: &Machine, program: &Path, log_level: &str) -> Result<Option<Child>> {
+pub(crate) fn supervise(
+    machine: &Machine,
+    program: &Path,
+    log_level: &str,
+    settings: &Settings,
+) -> Result<Option<Child>> {
     let log = EngineLog::start(logging::console()).context("cannot read the engine's messages")?;
-    let settings = host_settings::ask();
     let mut policy = RestartPolicy::default();
     loop {
         machine.state.set(Stage::StartingEngine);
         let started = Instant::now();
-        let engine = start(machine, command(program, log_level, &settings), &log)?;
+        let engine = start(machine, command(program, log_level, settings), &log)?;
         match serve(machine, &engine, started)? {
             End::PowerOff => return Ok(Some(engine)),
             End::Died { exit, served } => {

@@ -44,6 +44,8 @@ mod power;
 mod probe;
 /// Ended processes.
 mod reaper;
+/// Folders of the host.
+mod shares;
 /// Programs the host runs in the VM.
 mod shell;
 /// Signals to PID 1.
@@ -215,7 +217,9 @@ impl Life {
             .unwrap_or_else(|panic| Err(describe(panic.as_ref())))
             .context("cannot set up the machine")?;
         disk?;
-        engine_process::supervise(machine, &this_program()?, &self.log_level)
+        let mut settings = host_settings::ask();
+        settings.shares = shares::mount(settings.shares);
+        engine_process::supervise(machine, &this_program()?, &self.log_level, &settings)
     }
 
     fn fail(&self, error: &anyhow::Error) {

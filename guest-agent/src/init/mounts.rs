@@ -1,4 +1,7 @@
 //! The file systems every Linux program expects, on top of a read-only root.
+//!
+//! The root is the image's with a layer of memory above it, in which places for the host's folders are made: nobody knows
+//! their names beforehand. When these are made it becomes read-only.
 
 use std::ffi::CString;
 use std::fs;
@@ -62,9 +65,42 @@ const LINKS: &[(&str, &str)] = &[
 /// anything that wants random numbers: without `/dev/urandom` a statically linked program may fail to
 /// seed its generators.
 pub(crate) fn first() -> Result<()> {
+    let root = layer_root();
     let devices = mount_one("devtmpfs", Path::new("/dev"), MountFlags::NOSUID, "mode=755");
     let processes = mount_one("proc", Path::new("/proc"), PLAIN, "");
+    // Without the layer there are no shares, and everything else.
+    if let Err(error) = root {
+        tracing::error!("{error:#}");
+    }
     devices.and(processes)
+}
+
+/// A folder of the image in which the layer is put together.
+const WORKSHOP: &str = "/mnt";
+
+/// Puts a layer of memory above the root.
+fn layer_root() -> Result<()> {
+    let place = |name: &str| Path::new(WORKSHOP).join(name);
+    mount_one("tmpfs", Path::new(WORKSHOP), FILES, "mode=755,size=16m")?;
+    for name in ["upper", "work", "root"] {
+        fs::create_dir(place(name)).with_context(|| format!("cannot make {}", place(name).display()))?;
+    }
+    let options = format!("lowerdir=/,upperdir={WORKSHOP}/upper,workdir={WORKSHOP}/work");
+    let root = place("root");
+    mount_one("overlay", &root, MountFlags::empty(), &options)?;
+    std::env::set_current_dir(&root)?;
+    // The old root is put over the new one, and taken away from there (pivot_root(2)).
+    rustix::process::pivot_root(".", ".").context("cannot change the root")?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).context("cannot leave the old root")?;
+    std::env::set_current_dir("/").context("cannot enter the new root")
+}
+
+/// Makes the root read-only, as the image is: what would be written there would be gone with the machine.
+pub(crate) fn seal_root() {
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    if let Err(error) = rustix::mount::mount_remount("/", flags, c"") {
+        tracing::warn!("the root stays writable: {error}");
+    }
 }
 
 /// Mounts the rest. Returns what is missing and essential; the others are only logged.

@@ -9,6 +9,7 @@ pub(crate) fn serve(vm: &dyn Vm, chosen: &Settings) {
     let settings = settings::Settings {
         proxies: proxy::for_guest(&chosen.proxies),
         container_proxy: chosen.container_proxy,
+        shares: chosen.shares.as_slice().to_vec(),
     };
     vm.listen(
         SETTINGS_PORT,

@@ -3,7 +3,9 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::Arc,
+    process::Child,
+    sync::{Arc, OnceLock},
+    thread,
     time::Duration,
 };
 
@@ -12,7 +14,7 @@ use wire::vsock::GUEST_CID;
 
 use super::{
     config::{Config, Host},
-    disk,
+    disk, file_server,
     image::GuestImage,
     lock::LockedHome,
     network,
@@ -38,6 +40,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     let disk_now = disk::current_size(&dir.disk_image())?;
     let settings = stored.overridden_by(overrides.clone()).settle(&Host::this()?, disk_now)?;
     let choice = vmm::probe(settings.accel).context("no way to run the VM's CPUs")?;
+    settings.shares.check()?;
     tracing::info!(?settings, "runs on {}: {}", choice.accelerator, choice.reason);
     let accelerator = Accelerator { name: choice.accelerator.to_string(), reason: choice.reason };
     // Remembered once they are known to be possible, and before anything is changed by them.
@@ -46,6 +49,9 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     if let Some(warning) = disk::prepare(&dir.disk_image(), settings.disk)? {
         machine.board.remark(warning);
     }
+    let shares = settings.shares.as_slice();
+    let files = if shares.is_empty() { None } else { Some(file_server::start(shares)?) };
+    let (files, file_server) = files.unzip();
     let config = vmm::VmConfig {
         cpus: settings.cpus,
         memory_mib: settings.memory.mib(),
@@ -57,6 +63,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
         ],
         vsock: Some(vmm::VsockConfig { guest_cid: GUEST_CID }),
         net: Some(network::card().context("cannot set up the guest's network")?),
+        files,
         console_log: dir.console_log(),
         runtime_dir: dir.runtime_dir(),
         accel: settings.accel,
@@ -66,35 +73,66 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     let _ = machine.accelerator.set(accelerator);
     machine.board.step("starting the VM");
     let vm = vmm::Vm::start(config).context("the VM did not start")?;
-    Ok(Arc::new(RunningVm(vm)))
+    let vm = Arc::new(RunningVm { vm, files_ended: OnceLock::new() });
+    if let Some(file_server) = file_server {
+        thread::Builder::new()
+            .name("files".to_owned())
+            .spawn({
+                let vm = Arc::clone(&vm);
+                move || vm.end_with_files(file_server)
+            })
+            .context("cannot start the thread 'files'")?;
+    }
+    Ok(vm)
 }
 
-struct RunningVm(vmm::Vm);
+struct RunningVm {
+    vm: vmm::Vm,
+    /// Why the machine was ended: its files were gone.
+    files_ended: OnceLock<String>,
+}
+
+impl RunningVm {
+    /// Ends the machine when its file server does. A guest whose files do not answer hangs in every program that asks
+    /// for one, and nothing brings them back.
+    fn end_with_files(&self, mut server: Child) {
+        let ended = server.wait();
+        // The emulator hangs up on its devices, ends, and is noticed, one after the other.
+        if matches!(&ended, Ok(status) if status.success()) {
+            return;
+        }
+        let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        tracing::error!("the file server ended: {how}");
+        let _ = self.files_ended.set(format!("the file server ended ({how}); see `coracle logs`"));
+        self.vm.kill();
+    }
+}
 
 impl Vm for RunningVm {
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-        self.0.vsock().connect(port, timeout)
+        self.vm.vsock().connect(port, timeout)
     }
 
     fn connect_stream(&self, port: u32, stream: OwnedFd) {
-        self.0.vsock().connect_stream(port, stream);
+        self.vm.vsock().connect_stream(port, stream);
     }
 
     fn listen(&self, port: u32, on_connection: OnStream) {
-        self.0.vsock().listen(port, on_connection);
+        self.vm.vsock().listen(port, on_connection);
     }
 
     fn wait(&self) -> Ended {
-        let reason = self.0.wait();
+        let reason = self.vm.wait();
+        let told = self.files_ended.get().cloned();
         // A reset is none: the guest asks for it after a panic too, and a power-off has a way of its own.
-        Ended { powered_off: matches!(reason, vmm::ExitReason::PoweredOff), reason: reason.to_string() }
+        Ended { powered_off: matches!(reason, vmm::ExitReason::PoweredOff), reason: told.unwrap_or_else(|| reason.to_string()) }
     }
 
     fn kill(&self) {
-        self.0.kill();
+        self.vm.kill();
     }
 
     fn emulator_pid(&self) -> Option<u32> {
-        Some(self.0.info().pid)
+        Some(self.vm.info().pid)
     }
 }

@@ -11,13 +11,14 @@ use wire::settings::Proxies;
 use super::{
     home::write_atomically,
     proxy::{self, ProxyUrl},
+    shares::Shares,
     size::{GIB, MIB, Size},
 };
 use crate::platform;
 
 /// The keys of the file, in the order in which they are shown.
-pub(crate) const KEYS: [&str; 8] =
-    ["cpus", "memory", "disk", "accel", "http-proxy", "https-proxy", "no-proxy", "container-proxy"];
+pub(crate) const KEYS: [&str; 9] =
+    ["cpus", "memory", "disk", "accel", "shares", "http-proxy", "https-proxy", "no-proxy", "container-proxy"];
 
 /// More virtual CPUs than this help nobody and cost memory in the guest.
 const MAX_CPUS: u8 = 64;
@@ -39,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) disk: Option<Size>,
     #[serde(default, serialize_with = "accel_to_text", deserialize_with = "accel_from_text")]
     pub(crate) accel: Option<Accel>,
+    pub(crate) shares: Option<Shares>,
     pub(crate) http_proxy: Option<ProxyUrl>,
     pub(crate) https_proxy: Option<ProxyUrl>,
     /// Hosts, domains and CIDRs that are reached without a proxy, separated by commas.
@@ -62,6 +64,7 @@ pub(crate) struct Settings {
     pub(crate) memory: Size,
     pub(crate) disk: Size,
     pub(crate) accel: Accel,
+    pub(crate) shares: Shares,
     pub(crate) proxies: Proxies,
     pub(crate) container_proxy: bool,
 }
@@ -75,6 +78,7 @@ impl Settings {
             self.memory.to_string(),
             self.disk.to_string(),
             self.accel.to_string(),
+            self.shares.to_string(),
             or_none(&self.proxies.http),
             or_none(&self.proxies.https),
             or_none(&self.proxies.no),
@@ -105,6 +109,7 @@ impl Config {
             memory: over.memory.or(self.memory),
             disk: over.disk.or(self.disk),
             accel: over.accel.or(self.accel),
+            shares: over.shares.or(self.shares),
             http_proxy: over.http_proxy.or(self.http_proxy),
             https_proxy: over.https_proxy.or(self.https_proxy),
             no_proxy: over.no_proxy.or(self.no_proxy),
@@ -145,6 +150,7 @@ impl Config {
             "memory" => config.memory = Some(text.parse().map_err(|error| wrong(&error))?),
             "disk" => config.disk = Some(text.parse().map_err(|error| wrong(&error))?),
             "accel" => config.accel = Some(text.parse().map_err(|error| wrong(&error))?),
+            "shares" => config.shares = Some(text.parse().map_err(|error| wrong(&error))?),
             "http-proxy" => config.http_proxy = Some(text.parse().map_err(|error| wrong(&error))?),
             "https-proxy" => config.https_proxy = Some(text.parse().map_err(|error| wrong(&error))?),
             "no-proxy" => config.no_proxy = Some(text.to_owned()),
@@ -166,6 +172,7 @@ impl Config {
             memory: self.memory.unwrap_or_else(|| host.default_memory()),
             disk: self.disk.or(disk_now).unwrap_or(DEFAULT_DISK),
             accel: self.accel.unwrap_or(Accel::Auto),
+            shares: self.shares.unwrap_or_else(|| host.shares.clone()),
             proxies: Proxies {
                 http: self.http_proxy.map_or_else(|| host.proxies.http.clone(), ProxyUrl::into_url),
                 https: self.https_proxy.map_or_else(|| host.proxies.https.clone(), ProxyUrl::into_url),
@@ -202,6 +209,8 @@ pub(crate) struct Host {
     pub(crate) memory: Size,
     /// Those of this process's environment.
     pub(crate) proxies: Proxies,
+    /// Those of its user.
+    pub(crate) shares: Shares,
 }
 
 impl Host {
@@ -209,7 +218,12 @@ impl Host {
         let cpus =
             std::thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(u8::MAX));
         let memory = platform::memory_bytes().context("cannot tell how much memory this host has")?;
-        Ok(Host { cpus, memory: Size::from_bytes(memory), proxies: Proxies::from_environment() })
+        Ok(Host {
+            cpus,
+            memory: Size::from_bytes(memory),
+            proxies: Proxies::from_environment(),
+            shares: Shares::usual(std::env::home_dir(), std::env::temp_dir()),
+        })
     }
 
     /// A quarter of the host's memory in steps of 256 MiB, between 2 and 8 GiB, and never more than half.
@@ -249,7 +263,7 @@ mod tests {
     use super::*;
 
     const NO_PROXIES: Proxies = Proxies { http: None, https: None, no: None };
-    const HOST: Host = Host { cpus: 8, memory: Size::whole(16 * GIB), proxies: NO_PROXIES };
+    const HOST: Host = Host { cpus: 8, memory: Size::whole(16 * GIB), proxies: NO_PROXIES, shares: Shares::NONE };
 
     fn parse(text: &str) -> Result<Config> {
         Config::parse(Path::new("/home/config.toml"), text)
@@ -310,7 +324,7 @@ mod tests {
     #[test]
     fn defaults_follow_the_host_and_an_existing_disk() {
         let settings = Config::default().settle(&HOST, None).unwrap();
-        let values = ["4", "4G", "60G", "auto", "none", "none", "none", "false"];
+        let values = ["4", "4G", "60G", "auto", "none", "none", "none", "none", "false"];
         assert_eq!(settings.values(), values.map(str::to_owned));
         assert_eq!(Config::default().settle(&HOST, Some(size("7G"))).unwrap().disk, size("7G"));
         let small = Host { cpus: 1, memory: size("3G"), ..HOST };

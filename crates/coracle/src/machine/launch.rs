@@ -102,6 +102,13 @@ fn arguments(orders: &Orders) -> Result<Vec<OsString>> {
     let mut arguments: Vec<String> = vec![COMMAND.into(), "--name".into(), orders.name.to_string()];
     // They came from options of these names.
     for (key, choice) in orders.overrides.choices()? {
+        if let Some(shares) = choice.as_array() {
+            // The one choice that is a list.
+            let all: Vec<&str> = shares.iter().filter_map(|share| share.as_str()).collect();
+            let all = if all.is_empty() { vec!["none"] } else { all };
+            arguments.extend(all.into_iter().map(|share| format!("--share={share}")));
+            continue;
+        }
         let choice = choice.as_str().map_or_else(|| choice.to_string(), str::to_owned);
         arguments.extend([format!("--{key}"), choice.trim().to_owned()]);
     }

@@ -10,6 +10,8 @@ pub(crate) mod boot;
 pub(crate) mod config;
 /// The data disk.
 pub(crate) mod disk;
+/// The process that serves the shares.
+pub(crate) mod file_server;
 /// Requests to the guest's PID 1.
 pub(crate) mod guest_link;
 /// `CORACLE_HOME` and a machine's directory.
@@ -32,6 +34,8 @@ pub(crate) mod network;
 pub(crate) mod process;
 /// Proxies of the host's.
 pub(crate) mod proxy;
+/// Folders of the host that a machine has.
+pub(crate) mod shares;
 /// Sizes as people write them.
 pub(crate) mod size;
 /// The virtual machine as seen from here.

@@ -51,7 +51,10 @@ fn set(dir: &MachineDir, key: &str, value: &str) -> Result<()> {
     let change = Config::of(key, value)?;
     let old = Config::load(&dir.config_file())?;
     // Refused now rather than at the next start.
-    settle(dir, old.overridden_by(change.clone()))?;
+    let settings = settle(dir, old.overridden_by(change.clone()))?;
+    if change.shares.is_some() {
+        settings.shares.check()?;
+    }
     dir.create()?;
     change.save(&dir.config_file())?;
     if client::status(dir).is_ok() {

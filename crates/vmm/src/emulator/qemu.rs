@@ -45,6 +45,10 @@ pub(crate) enum Kind {
     },
     Vsock,
     Rng,
+    /// Served by another process. QEMU answers for its configuration space itself.
+    Fs {
+        tag: &'static str,
+    },
 }
 
 impl Kind {
@@ -67,6 +71,9 @@ impl Kind {
             }
             Kind::Vsock => format!("vhost-user-vsock-device,chardev={socket}"),
             Kind::Rng => format!("vhost-user-rng,chardev={socket}"),
+            Kind::Fs { tag } => format!(
+                "vhost-user-fs-device,tag={tag},num-request-queues=1,queue-size={QUEUE_SIZE},chardev={socket}"
+            ),
         }
     }
 }
@@ -206,6 +213,7 @@ mod tests {
                     ..device(Kind::Net { mac: [2, 0, 0, 0, 0, 0xab], mtu: 1500 })
                 },
                 device(Kind::Rng),
+                device(Kind::Fs { tag: "files" }),
             ],
         };
         let arguments: Vec<String> =
@@ -214,18 +222,22 @@ mod tests {
             arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
         };
         let devices = values("-device");
-        assert_eq!(devices.len(), 6);
+        assert_eq!(devices.len(), 7);
         assert!(
             devices[2].starts_with("vhost-user-blk,")
-                && devices[2].ends_with("chardev=device3,bus=virtio-mmio-bus.3")
+                && devices[2].ends_with("chardev=device4,bus=virtio-mmio-bus.4")
         );
         assert!(
-            devices[4].starts_with("virtio-net-device,netdev=device1,mac=02:00:00:00:00:ab,host_mtu=1500,")
-                && devices[4].ends_with(",bus=virtio-mmio-bus.1")
+            devices[4].starts_with("virtio-net-device,netdev=device2,mac=02:00:00:00:00:ab,host_mtu=1500,")
+                && devices[4].ends_with(",bus=virtio-mmio-bus.2")
         );
-        assert_eq!(values("-chardev")[4], "socket,id=device1,path=/a,,b/net");
-        assert_eq!(values("-netdev"), ["vhost-user,id=device1,chardev=device1"]);
-        assert_eq!(devices[5], "vhost-user-rng,chardev=device0,bus=virtio-mmio-bus.0");
+        assert_eq!(values("-chardev")[4], "socket,id=device2,path=/a,,b/net");
+        assert_eq!(values("-netdev"), ["vhost-user,id=device2,chardev=device2"]);
+        assert_eq!(devices[5], "vhost-user-rng,chardev=device1,bus=virtio-mmio-bus.1");
+        assert!(
+            devices[6].starts_with("vhost-user-fs-device,tag=files,num-request-queues=1,")
+                && devices[6].ends_with("chardev=device0,bus=virtio-mmio-bus.0")
+        );
         assert_eq!(values("-chardev")[0], format!("socket,id=console,fd={number}"));
         assert_eq!(
             values("-append"),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError};
 
 use crate::memory::{GuestBuffer, GuestMemory};
@@ -65,16 +65,26 @@ impl<'a> VirtQueue<'a> {
         self.index
     }
 
+    /// The guest's memory, in which the chains lie.
+    pub fn memory(&self) -> &'a GuestMemory {
+        self.memory
+    }
+
+    /// Takes the next chain that the driver made available as it stands there, for who reads and checks it himself.
+    pub fn pop_descriptors(&mut self) -> Result<Option<DescriptorChain<&'a GuestMemory>>, QueueError> {
+        let Some(queue) = self.queue.as_deref_mut() else {
+            return Ok(None);
+        };
+        let mut chains =
+            queue.iter(self.memory).map_err(|source| QueueError::Ring { queue: self.index, source })?;
+        Ok(chains.next())
+    }
+
     /// Takes the next chain that the driver made available.
     pub fn pop(&mut self) -> Result<Option<Chain<'a>>, QueueError> {
         let queue_index = self.index;
         let memory = self.memory;
-        let Some(queue) = self.queue.as_deref_mut() else {
-            return Ok(None);
-        };
-        let next =
-            queue.iter(memory).map_err(|source| QueueError::Ring { queue: queue_index, source })?.next();
-        let Some(descriptors) = next else {
+        let Some(descriptors) = self.pop_descriptors()? else {
             return Ok(None);
         };
         let head = descriptors.head_index();

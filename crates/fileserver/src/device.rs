@@ -1,0 +1,102 @@
+//! The file system device (Virtual I/O Device, version 1.2, section 5.11): FUSE requests come by its queues.
+
+use std::ops::Deref;
+
+use virtio_queue::DescriptorChain;
+use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::server::Server;
+use vmm::devices::virtio::{DeviceError, Progress, QUEUE_SIZE, VirtQueue, VirtioDevice};
+use vmm::memory::GuestMemory;
+
+use crate::file_system::SharedFiles;
+
+/// One for requests that must not wait (that the guest forgot a file), one for all others.
+const QUEUE_SIZES: [u16; 2] = [QUEUE_SIZE; 2];
+
+/// Requests that are served before the other queue and the emulator have their turn.
+const BATCH: usize = 64;
+
+/// The device.
+pub(crate) struct Fs {
+    server: Server<SharedFiles>,
+}
+
+impl Fs {
+    pub(crate) fn new(files: SharedFiles) -> Fs {
+        Fs { server: Server::new(files) }
+    }
+
+    /// Serves a request; returns how many bytes its answer has.
+    fn serve<M>(&self, memory: &GuestMemory, chain: DescriptorChain<M>) -> u32
+    where
+        M: Deref<Target = GuestMemory> + Clone,
+    {
+        let reader = Reader::new(memory, chain.clone());
+        let answered = match (reader, Writer::new(memory, chain)) {
+            (Ok(reader), Ok(writer)) => {
+                let answered = self.server.handle_message(reader, writer, None::<&mut ()>);
+                answered.inspect_err(|error| tracing::debug!("a request cannot be read: {error}")).ok()
+            }
+            // Outside the guest's memory: there is nowhere to answer to.
+            _ => None,
+        };
+        answered.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
+    }
+}
+
+impl VirtioDevice for Fs {
+    fn name(&self) -> &str {
+        "fs"
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn config(&self) -> &[u8] {
+        // Whoever shows the device to the guest has made up its tag and has the number of queues.
+        &[]
+    }
+
+    fn process(&mut self, queues: &mut [VirtQueue<'_>]) -> Result<Progress, DeviceError> {
+        let mut progress = Progress::Idle;
+        for queue in queues {
+            if self.drain(queue)? == Progress::Again {
+                progress = Progress::Again;
+            }
+        }
+        Ok(progress)
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl Fs {
+    fn drain(&self, queue: &mut VirtQueue<'_>) -> Result<Progress, DeviceError> {
+        let memory = queue.memory();
+        loop {
+            queue.disable_kicks()?;
+            for served in 0.. {
+                if served == BATCH {
+                    queue.notify()?;
+                    return Ok(Progress::Again);
+                }
+                let Some(chain) = queue.pop_descriptors()? else {
+                    break;
+                };
+                let head = chain.head_index();
+                let written = self.serve(memory, chain);
+                queue.push_used(head, written)?;
+                // A guest's thread waits for this one, while the next may take the disk's time.
+                queue.notify()?;
+            }
+            if !queue.enable_kicks()? {
+                return Ok(Progress::Idle);
+            }
+        }
+    }
+}
