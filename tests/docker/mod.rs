@@ -1,6 +1,7 @@
 use tests::case::Case;
 
 mod attach;
+mod binds;
 mod changes;
 mod commit;
 mod containers;
@@ -33,6 +34,7 @@ mod websocket;
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
         ("attach", attach::cases()),
+        ("binds", binds::cases()),
         ("changes", changes::cases()),
         ("commit", commit::cases()),
         ("containers", containers::cases()),

@@ -125,6 +125,12 @@ fn adapt_mounts(version: ApiVersion, host_config: &mut HostConfig) -> Result<()>
                 options.create_mountpoint = false;
             }
         }
+        if let Some(options) = mount.bind_options.as_mut().filter(|_| !version.at_least(44)) {
+            options.read_only_non_recursive = false;
+            if options.read_only_force_recursive {
+                return Err(Error::invalid("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer"));
+            }
+        }
         let subpath = mount.volume_options.as_ref().is_some_and(|options| !options.subpath.is_empty());
         if subpath && !version.at_least(45) {
             return Err(Error::invalid("VolumeOptions.Subpath needs API v1.45 or newer"));

@@ -100,6 +100,8 @@ use streams::Hub;
 pub struct Containers(Arc<Inner>);
 
 struct Inner {
+    /// Holds all that the engine keeps.
+    data_root: PathBuf,
     /// Holds a directory per container.
     root: PathBuf,
     /// Holds what a reboot ends.

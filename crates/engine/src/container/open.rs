@@ -52,6 +52,7 @@ impl Containers {
             volumes,
             networks,
             parts: Parts::open(exec_root)?,
+            data_root: data_root.clone(),
             root,
             exec_root: exec_root.to_owned(),
             environment: config.container_environment(),

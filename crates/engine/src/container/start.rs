@@ -18,9 +18,9 @@ use crate::{
     network::Mode,
     runtime::{
         self, Stdio,
-        spec::{self, ExecRequest, Files, Join, Request, User},
+        spec::{self, ExecRequest, Files, Join, Request, RequestedMount, User},
     },
-    userns::Userns,
+    userns::{Owners, Userns},
 };
 
 impl Containers {
@@ -145,9 +145,10 @@ impl Containers {
         }
         let mounts = create::to_mount(host, &record.mounts)?;
         let mounts = self.mount_volumes(&record, &record.id, mounts, userns)?;
-        for mount in &mounts {
-            mount.prepare()?;
-        }
+        let owners = userns.map_or_else(Owners::default, |userns| userns.remap.owners());
+        owners
+            .as_root(|| mounts.iter().try_for_each(RequestedMount::prepare))
+            .context(|| "become the container's root".to_owned())??;
         let user =
             User::resolve(&rootfs, &record.config.user, host.group_add.as_deref().unwrap_or_default())?;
         let files = [&files.hosts, &files.hostname, &files.resolv_conf]

@@ -76,7 +76,7 @@ impl Containers {
         logs::validate(&mut host_config.log_config)?;
         let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
         let declared = config.volumes.iter().flatten().map(|(path, _)| path);
-        let wanted = mounts::wanted(&host_config, of_others, declared, |name| {
+        let wanted = mounts::wanted(&host_config, of_others, declared, &self.0.data_root, |name| {
             let image = self.0.images.get(name)?;
             Ok(MountedImage { id: image.id.clone(), layers: image.layers.clone() })
         })?;

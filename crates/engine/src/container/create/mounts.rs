@@ -11,10 +11,16 @@ use super::validate::clean_path;
 use crate::{
     container::record::{Mount, MountedImage},
     error::{Error, Result},
-    runtime::spec::{MountSource, RequestedMount, mounts::requested},
+    runtime::spec::{
+        self, MountSource, RequestedMount,
+        mounts::{DEFAULT_PROPAGATION, requested},
+    },
     snapshot::LayerId,
     volume::{self, New},
 };
+
+/// Mounts spread to the container, and not from it.
+const SLAVE: &str = "rslave";
 
 /// A mount that a request or an image asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +50,7 @@ impl Wanted {
 
 /// The mounts of `host_config` that inspect shows, with those of other containers that nothing else is
 /// mounted at; then a volume for each of `volumes` (the image's and the request's) that is left. `image`
-/// finds those that are mounted.
+/// finds those that are mounted; the engine's own files are in `data_root`.
 ///
 /// # Errors
 /// Those of `image`; mounts that make no sense, in Docker's words.
@@ -52,6 +58,7 @@ pub(super) fn wanted<'a>(
     host_config: &HostConfig,
     of_others: Vec<Mount>,
     volumes: impl Iterator<Item = &'a String>,
+    data_root: &Path,
     image: impl Fn(&str) -> Result<MountedImage>,
 ) -> Result<Vec<Wanted>> {
     let requested = requested(host_config)?;
@@ -78,26 +85,17 @@ pub(super) fn wanted<'a>(
             ..MountPoint::default()
         };
         match &mount.source {
-            MountSource::Bind { path, create } => {
-                if *create && !path.exists() {
-                    return Err(Error::not_implemented(format!(
-                        "bind source path does not exist: {} (folders of another machine are not shared \
-                         with the engine's yet, and it does not make them up)",
-                        path.display()
-                    )));
-                }
-                wanted.push(Wanted::Ready(Mount {
-                    point: MountPoint {
-                        kind: "bind".to_owned(),
-                        source: path.to_string_lossy().into_owned(),
-                        propagation: mount.propagation.clone(),
-                        ..point
-                    },
-                    non_recursive: mount.non_recursive,
-                    read_only_non_recursive: mount.read_only_non_recursive,
-                    ..Mount::default()
-                }));
-            }
+            MountSource::Bind { path, .. } => wanted.push(Wanted::Ready(Mount {
+                point: MountPoint {
+                    kind: "bind".to_owned(),
+                    source: path.to_string_lossy().into_owned(),
+                    propagation: bind_propagation(mount, path, data_root)?.to_owned(),
+                    ..point
+                },
+                non_recursive: mount.non_recursive,
+                read_only_non_recursive: mount.read_only_non_recursive,
+                ..Mount::default()
+            })),
             MountSource::Volume { name, no_copy, subpath } => {
                 let options = volume_options(host_config, &destination);
                 let driver = match &options {
@@ -130,7 +128,7 @@ pub(super) fn wanted<'a>(
                 point: MountPoint {
                     kind: "image".to_owned(),
                     name: name.clone(),
-                    propagation: mount.propagation.clone(),
+                    propagation: DEFAULT_PROPAGATION.to_owned(),
                     ..point
                 },
                 subpath: subpath.clone(),
@@ -167,6 +165,28 @@ pub(super) fn wanted<'a>(
     Ok(wanted)
 }
 
+/// How mounts spread to and from a bind mount of `path`. Those of other containers come and go in the
+/// engine's own folder: a container that kept what it found there would keep them from being taken away.
+///
+/// # Errors
+/// One is asked for that would do so, in Docker's words.
+fn bind_propagation<'a>(mount: &'a RequestedMount, path: &Path, data_root: &Path) -> Result<&'a str> {
+    let holds_others = path.starts_with(data_root) || data_root.starts_with(path);
+    match mount.propagation.as_deref() {
+        None if holds_others => Ok(SLAVE),
+        None => Ok(DEFAULT_PROPAGATION),
+        Some(propagation) if holds_others && !matches!(propagation, SLAVE | "rshared") => {
+            let [root, path] = [data_root, path].map(|path| path.display().to_string());
+            Err(Error::invalid(format!(
+                "invalid mount config: must use either propagation mode \"rslave\" or \"rshared\" when mount \
+                 source is within the daemon root, daemon root: {root:?}, bind mount source: {path:?}, \
+                 propagation: {propagation:?}"
+            )))
+        }
+        Some(propagation) => Ok(propagation),
+    }
+}
+
 fn volume_point(point: MountPoint) -> MountPoint {
     MountPoint { kind: "volume".to_owned(), driver: volume::DRIVER.to_owned(), ..point }
 }
@@ -199,18 +219,23 @@ pub(in crate::container) fn to_mount(
             MountSource::Bind { path: point.source.clone().into(), create: false }
         };
         let destination = Path::new(&point.destination);
+        // What nobody has asked for is done where it can be.
+        let propagation = Some(point.propagation.clone()).filter(|propagation| {
+            let can_be = || spec::mounted_as_shared_or_slave(Path::new(&point.source)).is_ok();
+            !propagation.is_empty() && (propagation != SLAVE || can_be())
+        });
         match all.iter_mut().find(|requested| requested.destination == destination) {
             Some(requested) if mount.is_volume() => requested.source = source,
-            Some(_) => {}
+            Some(requested) => requested.propagation = requested.propagation.take().or(propagation),
             None => all.push(RequestedMount {
                 source,
                 destination: destination.to_owned(),
                 read_only: !point.rw,
                 mode: point.mode.clone(),
-                propagation: if point.propagation.is_empty() { "rprivate" } else { &point.propagation }
-                    .to_owned(),
+                propagation,
                 non_recursive: mount.non_recursive,
-                read_only_non_recursive: mount.read_only_non_recursive,
+                read_only_non_recursive: mount.read_only_non_recursive && !point.rw,
+                read_only_force_recursive: false,
             }),
         }
     }
@@ -221,6 +246,8 @@ pub(in crate::container) fn to_mount(
 mod tests {
     use super::*;
     use crate::error::Kind;
+
+    const DATA: &str = "/var/lib/coracle";
 
     fn host_config(binds: &[&str]) -> HostConfig {
         let binds = binds.iter().map(|bind| (*bind).to_owned()).collect();
@@ -251,7 +278,8 @@ mod tests {
             subpath: "part".to_owned(),
             ..Mount::default()
         });
-        let wanted = wanted(&host_config, others.to_vec(), volumes.iter(), no_image).unwrap();
+        let wanted =
+            wanted(&host_config, others.to_vec(), volumes.iter(), Path::new(DATA), no_image).unwrap();
         let destinations: Vec<&str> =
             wanted.iter().map(|wanted| mount(wanted).point.destination.as_str()).collect();
         assert_eq!(destinations, ["/d", "/a", "/c", "/b"]);
@@ -273,9 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_come_says_so() {
-        let host_config = host_config(&["/no/such/directory:/x"]);
-        let error = wanted(&host_config, Vec::new(), [].iter(), no_image).unwrap_err();
-        assert_eq!(error.kind(), Kind::NotImplemented);
+    fn the_engines_own_folder_is_not_held() {
+        let propagation = |bind: &str| {
+            let all = wanted(&host_config(&[bind]), Vec::new(), [].iter(), Path::new(DATA), no_image)?;
+            Ok::<_, Error>(mount(&all[0]).point.propagation.clone())
+        };
+        assert_eq!(propagation("/srv:/x").unwrap(), "rprivate");
+        assert_eq!(propagation("/var/lib/coracle-2:/x").unwrap(), "rprivate");
+        for path in ["/", "/var", DATA, "/var/lib/coracle/volumes"] {
+            assert_eq!(propagation(&format!("{path}:/x")).unwrap(), "rslave", "{path}");
+            assert_eq!(propagation(&format!("{path}:/x:rshared")).unwrap(), "rshared", "{path}");
+            let error = propagation(&format!("{path}:/x:rprivate")).unwrap_err();
+            assert_eq!(error.kind(), Kind::InvalidParameter);
+            assert!(error.to_string().contains(&format!("bind mount source: {path:?}, propagation: \"rpri")));
+        }
     }
 }

@@ -714,19 +714,25 @@ fn root_propagation(mounts: &[RequestedMount]) -> Result<Option<&'static str>> {
     let mut root = None;
     for mount in mounts {
         let MountSource::Bind { path, .. } = &mount.source else { continue };
-        match mount.propagation.as_str() {
+        match mount.propagation.as_deref().unwrap_or_default() {
             "shared" | "rshared" => {
                 mounted_as(path, &["shared:"], "a shared mount")?;
                 root = Some("shared");
             }
             "slave" | "rslave" => {
-                mounted_as(path, &["shared:", "master:"], "a shared or slave mount")?;
+                mounted_as_shared_or_slave(path)?;
                 root = root.or(Some("rslave"));
             }
             _ => {}
         }
     }
     Ok(root)
+}
+
+/// # Errors
+/// What is at `path` is in a mount that mounts do not spread from; in Docker's words.
+pub(crate) fn mounted_as_shared_or_slave(path: &Path) -> Result<()> {
+    mounted_as(path, &["shared:", "master:"], "a shared or slave mount")
 }
 
 /// Propagation that the source's own mount does not have cannot be had.

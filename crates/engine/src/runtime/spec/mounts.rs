@@ -6,14 +6,16 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use rustix::{fs::Mode, io::Errno};
 use wire::docker::host_config::{HostConfig, Mount, TmpfsOptions};
 
 use crate::{
-    error::{Context, Error, Result},
+    error::{Error, Result, errno_of, errno_text},
     volume,
 };
 
-const DEFAULT_PROPAGATION: &str = "rprivate";
+/// How mounts spread to and from a container unless something else is asked for.
+pub(crate) const DEFAULT_PROPAGATION: &str = "rprivate";
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
 
 /// One mount that a user asks for.
@@ -25,12 +27,14 @@ pub struct RequestedMount {
     pub read_only: bool,
     /// The third part of `-v`, as inspect shows it.
     pub mode: String,
-    /// One of `mount(8)`'s, with or without `r`.
-    pub propagation: String,
+    /// One of `mount(8)`'s, with or without `r`; `None` for the usual one.
+    pub propagation: Option<String>,
     /// Without what is mounted below the source.
     pub non_recursive: bool,
     /// `read_only` does not hold for what is mounted below the source.
     pub read_only_non_recursive: bool,
+    /// `read_only` has to hold for what is mounted below the source.
+    pub read_only_force_recursive: bool,
 }
 
 /// What is mounted.
@@ -101,25 +105,43 @@ impl RequestedMount {
             destination,
             read_only: false,
             mode: String::new(),
-            propagation: DEFAULT_PROPAGATION.to_owned(),
+            propagation: None,
             non_recursive: false,
             read_only_non_recursive: false,
+            read_only_force_recursive: false,
         }
     }
 
     /// Makes the source if it is missing and is to be made. To be called when the container starts.
+    ///
+    /// # Errors
+    /// It cannot be made; in Docker's words.
     pub fn prepare(&self) -> Result<()> {
         let MountSource::Bind { path, create: true } = &self.source else { return Ok(()) };
-        let what = || format!("error while creating mount source path '{}'", path.display());
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => fs::create_dir_all(path).context(what),
-            Err(error) => Err(error).context(what),
-            Ok(_) => Ok(()),
-        }
+        make_directories(path).map_err(|(place, errno)| {
+            Error::system(format!(
+                "error while creating mount source path '{}': mkdir {}: {}",
+                path.display(),
+                place.display(),
+                errno_text(errno)
+            ))
+        })
     }
 
     /// The options of the mount in an OCI specification.
+    ///
+    /// # Errors
+    /// Those that contradict each other, in Docker's words.
     pub(super) fn options(&self) -> Result<Vec<String>> {
+        let conflict = |what: &str| Err(Error::system(format!("mount options conflict: {what}")));
+        match (self.read_only, self.read_only_non_recursive, self.read_only_force_recursive) {
+            (false, true, _) => return conflict("!ReadOnly && BindOptions.ReadOnlyNonRecursive"),
+            (false, _, true) => return conflict("!ReadOnly && BindOptions.ReadOnlyForceRecursive"),
+            (true, true, true) => {
+                return conflict("ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive");
+            }
+            _ => {}
+        }
         let mut options = match &self.source {
             MountSource::Tmpfs { options } => return tmpfs_options(options),
             _ if self.non_recursive => vec!["bind".to_owned()],
@@ -131,14 +153,36 @@ impl RequestedMount {
                 options.push("rro".to_owned());
             }
         }
-        options.push(self.propagation.clone());
+        options.push(self.propagation.as_deref().unwrap_or(DEFAULT_PROPAGATION).to_owned());
         Ok(options)
     }
 }
 
-/// `[SOURCE:]DESTINATION[:MODE]`.
+/// Makes a directory and those above it, unless something is there already. Fails with the path that cannot
+/// be made. A file above it is no error here: the mount tells.
+fn make_directories(path: &Path) -> Result<(), (PathBuf, Errno)> {
+    let is_there = |place: &Path| match fs::metadata(place) {
+        Ok(_) => Some(true),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Some(true),
+        Err(_) => None,
+    };
+    let mut missing: Vec<&Path> = path.ancestors().take_while(|place| is_there(place).is_none()).collect();
+    while let Some(place) = missing.pop() {
+        match rustix::fs::mkdir(place, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {}
+            // Made by somebody else meanwhile.
+            Err(Errno::EXIST) if place.is_dir() => {}
+            Err(Errno::NOTDIR) => return Ok(()),
+            Err(errno) => return Err((place.to_owned(), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// `[SOURCE:]DESTINATION[:MODE]`. Docker takes what is wrong with it for a fault of its own, not of the
+/// request.
 fn parse_bind(text: &str) -> Result<RequestedMount> {
-    let unusable = || Error::invalid(format!("invalid volume specification: '{text}'"));
+    let unusable = || Error::system(format!("invalid volume specification: '{text}'"));
     let parts: Vec<&str> = text.splitn(4, ':').collect();
     let (source, destination, mode) = match parts.as_slice() {
         [""] | ["", ..] => return Err(unusable()),
@@ -149,7 +193,7 @@ fn parse_bind(text: &str) -> Result<RequestedMount> {
         _ => return Err(unusable()),
     };
     if !is_mode(mode) {
-        return Err(Error::invalid(format!("invalid mode: {mode}")));
+        return Err(Error::system(format!("invalid mode: {mode}")));
     }
     let wrapped = |error: Error| unusable().because(error);
     let kind = if source.starts_with('/') { "bind" } else { "volume" };
@@ -171,7 +215,7 @@ fn parse_bind(text: &str) -> Result<RequestedMount> {
         source,
         read_only: words().any(|word| word == "ro"),
         mode: mode.to_owned(),
-        propagation: chosen.unwrap_or(DEFAULT_PROPAGATION).to_owned(),
+        propagation: chosen.map(str::to_owned),
         ..RequestedMount::at(destination)
     })
 }
@@ -236,24 +280,25 @@ fn parse_mount(mount: &Mount) -> Result<RequestedMount> {
                 return Err(refuse(&format!("invalid mount path: '{source}' mount path must be absolute")));
             }
             let propagation = match options.propagation.as_str() {
-                "" => DEFAULT_PROPAGATION,
-                known if PROPAGATIONS.contains(&known) => known,
+                "" => None,
+                known if PROPAGATIONS.contains(&known) => Some(known.to_owned()),
                 other => return Err(refuse(&format!("invalid propagation mode: {other}"))),
             };
-            if options.read_only_non_recursive && options.read_only_force_recursive {
-                return Err(Error::invalid(
-                    "mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive",
-                ));
-            }
             let path = clean(Path::new(&mount.source));
-            if !options.create_mountpoint && !path.exists() {
-                return Err(refuse(&format!("bind source path does not exist: {}", mount.source)));
+            match fs::metadata(&path) {
+                Ok(_) => {}
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(refuse(&format!("stat {}: {}", mount.source, errno_text(errno_of(&error)))));
+                }
+                Err(_) if options.create_mountpoint => {}
+                Err(_) => return Err(refuse(&format!("bind source path does not exist: {}", mount.source))),
             }
             Ok(RequestedMount {
                 source: MountSource::Bind { path, create: options.create_mountpoint },
-                propagation: propagation.to_owned(),
+                propagation,
                 non_recursive: options.non_recursive,
                 read_only_non_recursive: options.read_only_non_recursive,
+                read_only_force_recursive: options.read_only_force_recursive,
                 ..requested
             })
         }
