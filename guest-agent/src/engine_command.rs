@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Where to ask the host of this machine to open published ports: a vsock port
     #[arg(long, value_name = "PORT")]
     host_ports: Option<u32>,
+    /// A folder of this machine's host that containers can mount; can be repeated
+    #[arg(long = "share", value_name = "DIR", requires = "host_ports")]
+    shares: Vec<PathBuf>,
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: Level,
@@ -93,6 +96,7 @@ fn serve(options: Options) -> Result<()> {
         container_proxy: options.container_proxy,
         userns_remap: options.userns_remap,
         host_ports: options.host_ports,
+        shares: options.host_ports.is_some().then_some(options.shares),
     }))?;
     Ok(())
 }

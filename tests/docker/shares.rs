@@ -24,6 +24,7 @@ cases! {
     names_of_any_bytes,
     many_files.seconds(180),
     nothing_leads_out.on(&[Kind::Machine]),
+    files_of_the_host_are_everybodys_own.on(&[Kind::Machine]),
     set_user_id_is_not_the_hosts.on(&[Kind::Machine]),
     outside_the_shares.on(&[Kind::Machine]),
     chosen_shares.on(&[Kind::Machine]).alone(),
@@ -118,11 +119,30 @@ fn owners(t: &Target) -> Outcome {
     // A machine is the user's own, and so are its files.
     let expected = if t.kind() == Kind::Machine { mine } else { 5 };
     ensure_eq!((on_host.uid(), on_host.mode() & 0o7777), (expected, 0o600));
-    // What is the host's user's is root's in a container.
-    if t.kind() == Kind::Machine {
-        fs::write(path(t, "mine"), "")?;
-        ensure_eq!(shell(t, &[], "stat -c %u:%g mine")?, "0:0");
+    Ok(())
+}
+
+/// A project of the user's, in containers that run as somebody.
+fn files_of_the_host_are_everybodys_own(t: &Target) -> Outcome {
+    fs::write(path(t, "source"), "text\n")?;
+    fs::set_permissions(path(t, "source"), fs::Permissions::from_mode(0o600))?;
+    let script = "stat -c %u:%g . source; echo more >> source; chmod 640 source; touch -d @7 source; \
+                  mkdir built; echo x > built/out; mv source built; stat -c %u:%g built/out";
+    for user in ["0:0", "1000:1001"] {
+        ensure_eq!(shell(t, &["-u", user], script)?, format!("{user}\n{user}\n{user}"));
+        let moved = path(t, "built/source");
+        let on_host = fs::metadata(&moved)?;
+        ensure_eq!((on_host.mode() & 0o777, on_host.mtime()), (0o640, 7));
+        fs::rename(moved, path(t, "source"))?;
+        fs::remove_dir_all(path(t, "built"))?;
+        fs::set_permissions(path(t, "source"), fs::Permissions::from_mode(0o600))?;
     }
+    // What the mode denies to the owner, it denies to all but root.
+    fs::set_permissions(path(t, "source"), fs::Permissions::from_mode(0o400))?;
+    let refused = shell(t, &["-u", "1000"], "echo x 2>/dev/null >> source || echo refused")?;
+    ensure_eq!(refused, "refused");
+    shell(t, &[], "chown 0:0 source")?;
+    ensure_eq!(shell(t, &["-u", "1000"], "cat source 2>/dev/null || echo refused")?, "refused");
     Ok(())
 }
 
@@ -159,16 +179,10 @@ fn kinds_of_files(t: &Target) -> Outcome {
     let script = "mkfifo -m 600 pipe; stat -c '%F %a' pipe; (echo through > pipe &); cat pipe";
     ensure_eq!(shell(t, &[], script)?, "fifo 600\nthrough");
     ensure!(fs::symlink_metadata(path(t, "pipe"))?.file_type().is_fifo());
-    // A socket serves those who are in the guest with it.
-    let name = t.name("server");
-    let mount = format!("{}:/host", t.folder().display());
-    let serve = "nc -lk -s 127.0.0.1 -p 1 2>/dev/null & mkfifo /host/own; echo up > /host/own; sleep 1000";
-    t.ok(["run", "-d", "--name", &name, "-u", "77", "-v", &mount, "busybox", "sh", "-c", serve])?;
-    // A pipe of user 77, with which root reads what 77 writes.
+    // One that is its maker's alone.
     fs::set_permissions(t.folder(), fs::Permissions::from_mode(0o777))?;
-    t.ok(["restart", "-t", "0", &name])?;
-    let read = t.ok(["exec", &name, "sh", "-c", "until test -p /host/own; do :; done; stat -c %u /host/own; cat /host/own"])?;
-    ensure_eq!(read, "77\nup");
+    let script = "mkfifo -m 600 own; stat -c '%u %a' own; (echo through > own &); cat own";
+    ensure_eq!(shell(t, &["-u", "77"], script)?, "77 600\nthrough");
     Ok(())
 }
 
@@ -241,12 +255,12 @@ fn nothing_leads_out(t: &Target) -> Outcome {
 }
 
 fn set_user_id_is_not_the_hosts(t: &Target) -> Outcome {
-    ensure_eq!(shell(t, &[], "cp /bin/busybox tool; chmod 4755 tool; stat -c %a tool")?, "4755");
-    ensure_eq!(fs::metadata(path(t, "tool"))?.mode() & 0o7777, 0o755);
+    ensure_eq!(shell(t, &[], "cp /bin/busybox busybox; chmod 4755 busybox; stat -c %a busybox")?, "4755");
+    ensure_eq!(fs::metadata(path(t, "busybox"))?.mode() & 0o7777, 0o755);
     // In the guest it works, and goes away when somebody writes to the file.
-    ensure_eq!(shell(t, &["-u", "55"], "./tool id -u")?, "0");
-    ensure_eq!(shell(t, &[], "chmod 4777 tool")?, "");
-    ensure_eq!(shell(t, &["-u", "55"], "echo >> tool; stat -c %a tool")?, "777");
+    ensure_eq!(shell(t, &["-u", "55"], "./busybox id -u")?, "0");
+    ensure_eq!(shell(t, &[], "chmod 4777 busybox")?, "");
+    ensure_eq!(shell(t, &["-u", "55"], "echo >> busybox; stat -c %a busybox")?, "777");
     Ok(())
 }
 

@@ -12,6 +12,10 @@ use virtiofsd::fuse::{Attr, SetattrIn};
 use crate::node::Node;
 use crate::owner::{ATTRIBUTE, HostUser, Owner, SET_ID, can_keep};
 
+/// Among a file's attributes, tells the guest's kernel that it belongs to whoever asks (`FUSE_ATTR_CALLER_OWNS` of our
+/// patch): a folder of the host's user is everybody's own in his machine. Another kernel shows root as its owner.
+const CALLER_OWNS: u32 = 1 << 31;
+
 /// More than the attribute ever takes.
 const ATTRIBUTE_BYTES: usize = 64;
 
@@ -20,22 +24,36 @@ impl Node {
         rustix::fs::fstat(&self.file)
     }
 
-    /// The owner that the guest sees.
-    pub(crate) fn owner(&self, user: HostUser, stat: &Stat) -> Owner {
-        let kept = if can_keep(self.kind) {
-            let mut value = [0; ATTRIBUTE_BYTES];
-            let length = rustix::fs::getxattr(self.path(), ATTRIBUTE, &mut value[..]);
-            length.ok().and_then(|length| Owner::parse(value.get(..length)?))
-        } else {
-            *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
-        };
+    /// The owner that is kept of the file.
+    fn kept(&self) -> Option<Owner> {
+        if !can_keep(self.kind) {
+            return *self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut value = [0; ATTRIBUTE_BYTES];
+        let length = rustix::fs::getxattr(self.path(), ATTRIBUTE, &mut value[..]).ok()?;
+        Owner::parse(value.get(..length)?)
+    }
+
+    fn seen(&self, user: HostUser, stat: &Stat, kept: Option<Owner>) -> Owner {
         let owner = user.seen(stat, kept);
         self.has_set_id.store(owner.mode & SET_ID != 0, Ordering::Relaxed);
         owner
     }
 
-    /// Makes `owner` what the guest sees from now on.
-    pub(crate) fn set_owner(&self, user: HostUser, stat: &Stat, owner: Owner) -> Result<(), Errno> {
+    /// The owner that the guest sees.
+    pub(crate) fn owner(&self, user: HostUser, stat: &Stat) -> Owner {
+        self.seen(user, stat, self.kept())
+    }
+
+    /// Makes `owner` what the guest sees from now on. Nothing is kept of what the guest would see anyway, unless
+    /// somebody in the guest has `given` the file to this owner: then it is nobody else's.
+    pub(crate) fn set_owner(
+        &self,
+        user: HostUser,
+        stat: &Stat,
+        owner: Owner,
+        given: bool,
+    ) -> Result<(), Errno> {
         if !user.owns(stat) {
             // As the host says it to who may not.
             return Err(Errno::PERM);
@@ -50,10 +68,9 @@ impl Node {
             *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
             return Ok(());
         }
-        // Nothing is kept of what a file without would show: files of the guest's root look like any other on the host.
         let mut bare = *stat;
         bare.st_mode = stat.st_mode & libc::S_IFMT | mode;
-        if user.plain(&bare) == owner {
+        if user.plain(&bare) == owner && !given {
             match rustix::fs::removexattr(self.path(), ATTRIBUTE) {
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
                 result => result,
@@ -70,8 +87,9 @@ impl Node {
             return Ok(());
         }
         let stat = self.stat()?;
-        let owner = self.owner(user, &stat);
-        self.set_owner(user, &stat, owner.without_set_id())
+        let kept = self.kept();
+        let owner = self.seen(user, &stat, kept);
+        self.set_owner(user, &stat, owner.without_set_id(), kept.is_some())
     }
 
     /// Does what the guest has allowed to one of its users, though the mode on the host forbids it to the file's owner:
@@ -108,8 +126,11 @@ impl Node {
     ) -> io::Result<()> {
         let stat = self.stat()?;
         if valid.intersects(SetattrValid::MODE | SetattrValid::UID | SetattrValid::GID) {
-            let mut owner = self.owner(user, &stat);
+            let kept = self.kept();
+            let mut owner = self.seen(user, &stat, kept);
+            let mut given = kept.is_some();
             if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+                given = true;
                 if valid.contains(SetattrValid::UID) {
                     owner.uid = id(change.uid);
                 }
@@ -123,7 +144,7 @@ impl Node {
             if valid.contains(SetattrValid::MODE) {
                 owner.mode = change.mode & 0o7777;
             }
-            self.set_owner(user, &stat, owner)?;
+            self.set_owner(user, &stat, owner, given)?;
         }
         if valid.contains(SetattrValid::SIZE) {
             match handle {
@@ -172,7 +193,9 @@ impl Node {
 
     /// The answer to a stat(2) of the guest.
     pub(crate) fn attributes(&self, user: HostUser, stat: &Stat) -> Attr {
-        let owner = self.owner(user, stat);
+        let kept = self.kept();
+        let owner = self.seen(user, stat, kept);
+        let flags = if kept.is_none() && user.owns(stat) { CALLER_OWNS } else { 0 };
         // A nanosecond is less than 2^30; the kernel's own numbers are not negative but in times before 1970.
         let nanoseconds = |value: i64| u32::try_from(value).unwrap_or(0);
         Attr {
@@ -192,7 +215,7 @@ impl Node {
             // Its 32 bits are those that the guest's kernel takes (`new_decode_dev`).
             rdev: u32::try_from(stat.st_rdev & u64::from(u32::MAX)).unwrap_or(0),
             blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
-            flags: 0,
+            flags,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The file system that the guest mounts: a root that holds the shares by their numbers, and in each the host's files.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -130,12 +131,12 @@ impl SharedFiles {
     fn give(&self, entry: &mut Entry, owner: Owner) -> io::Result<()> {
         let node = self.nodes.get(entry.inode)?;
         let stat = node.stat()?;
-        match node.set_owner(self.user, &stat, owner) {
+        match node.set_owner(self.user, &stat, owner, false) {
             // A file system of the host that keeps no attributes: the file is there, and the guest's root has it.
             Err(Errno::OPNOTSUPP) => {}
             result => result?,
         }
-        entry.attr = Attr { flags: entry.attr.flags, ..node.attributes(self.user, &node.stat()?) };
+        entry.attr = node.attributes(self.user, &node.stat()?);
         Ok(())
     }
 
@@ -500,15 +501,15 @@ impl FileSystem for SharedFiles {
     fn getxattr(&self, _: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
         let name = self.attribute(name, Errno::NODATA)?;
         let node = self.nodes.get(inode)?;
-        let mut value = vec![0; usize::try_from(size).unwrap_or(0)];
-        let get = |value: &mut [u8]| rustix::fs::getxattr(node.path(), name, value);
-        if size == 0 {
-            let length = node.with_access(self.user, Mode::RUSR, || get(&mut []))?;
-            return Ok(GetxattrReply::Count(u32::try_from(length).unwrap_or(u32::MAX)));
+        let mut value = vec![0; VALUE_BYTES];
+        let buffer = RefCell::new(&mut value);
+        let get = || rustix::fs::getxattr(node.path(), name, &mut buffer.borrow_mut()[..]);
+        let length = node.with_access(self.user, Mode::RUSR, get)?;
+        match usize::try_from(size).unwrap_or(usize::MAX) {
+            0 => return Ok(GetxattrReply::Count(u32::try_from(length).unwrap_or(u32::MAX))),
+            room if room < length => return Err(Errno::RANGE.into()),
+            _ => value.truncate(length),
         }
-        let cell = std::cell::RefCell::new(&mut value);
-        let length = node.with_access(self.user, Mode::RUSR, || get(&mut cell.borrow_mut()))?;
-        value.truncate(length);
         Ok(GetxattrReply::Value(value))
     }
 
@@ -614,6 +615,8 @@ impl FileSystem for SharedFiles {
     }
 }
 
+/// The longest value of an attribute (`XATTR_SIZE_MAX`).
+const VALUE_BYTES: usize = 64 << 10;
 /// All names of a file's attributes (`XATTR_LIST_MAX`).
 const LIST_BYTES: usize = 64 << 10;
 /// See [`SharedFiles::copyfilerange`].

@@ -120,11 +120,26 @@ fn owners_and_modes_change_and_the_host_sees_the_mode_but_no_set_id() {
     // The host's user has the last word.
     fs::set_permissions(bench.path("tool"), fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(shown(&bench.look(share, "tool").unwrap()), (5, 6, 0o600));
-    // Back to what it was: nothing is kept.
-    let owner = SetattrIn { mode: 0o600, ..SetattrIn::default() };
-    let all = SetattrValid::UID | SetattrValid::GID | SetattrValid::MODE;
-    assert_eq!(bench.change(file, owner, all).unwrap(), (0, 0, 0o600));
-    assert_eq!(attribute(&bench.path("tool")), None);
+    assert_eq!(attribute(&bench.path("tool")).as_deref(), Some("5:6:04711"), "looking changes nothing");
+}
+
+#[test]
+fn what_the_host_made_belongs_to_whoever_asks_until_it_is_given_to_somebody() {
+    let bench = Bench::new();
+    let share = bench.share("0");
+    fs::write(bench.path("file"), "").unwrap();
+    let everybodys = |name: &str| bench.look(share, name).unwrap().attr.flags & 1 << 31 != 0;
+    bench.create(0, share, "roots", 0o644);
+    bench.create(999, share, "theirs", 0o644);
+    assert!(everybodys("file") && everybodys("roots") && !everybodys("theirs"));
+    let file = bench.look(share, "file").unwrap().inode;
+    bench.change(file, SetattrIn { mode: 0o600, ..SetattrIn::default() }, SetattrValid::MODE).unwrap();
+    assert!(everybodys("file"));
+    // To root, by name.
+    let root = SetattrIn::default();
+    assert_eq!(bench.change(file, root, SetattrValid::UID | SetattrValid::GID).unwrap(), (0, 0, 0o600));
+    assert!(!everybodys("file"));
+    assert_eq!(attribute(&bench.path("file")).as_deref(), Some("0:0:0600"));
 }
 
 #[test]

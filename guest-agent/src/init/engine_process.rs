@@ -114,6 +114,7 @@ fn command(program: &Path, log_level: &str, settings: &Settings) -> Command {
         .args(["--exec-root", EXEC_ROOT])
         // A registry on the user's own machine needs no certificate, as for Docker one at 127.0.0.1 needs none.
         .args(["--insecure-registry", &format!("{HOST}/32")])
+        .args(settings.shares.iter().map(|share| format!("--share={}", share.path)))
         .args(["--log-level", log_level])
         .env_clear()
         .env("PATH", tools::PATH)

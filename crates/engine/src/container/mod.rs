@@ -102,6 +102,8 @@ pub struct Containers(Arc<Inner>);
 struct Inner {
     /// Holds all that the engine keeps.
     data_root: PathBuf,
+    /// See [`Config::shares`](crate::Config::shares).
+    shares: Option<Vec<PathBuf>>,
     /// Holds a directory per container.
     root: PathBuf,
     /// Holds what a reboot ends.

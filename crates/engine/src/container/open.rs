@@ -53,6 +53,7 @@ impl Containers {
             networks,
             parts: Parts::open(exec_root)?,
             data_root: data_root.clone(),
+            shares: config.shares.clone(),
             root,
             exec_root: exec_root.to_owned(),
             environment: config.container_environment(),

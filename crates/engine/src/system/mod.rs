@@ -59,6 +59,8 @@ pub struct Config {
     pub container_proxy: bool,
     /// The vsock port at which this engine's host opens published ports, if it is in a machine.
     pub host_ports: Option<u32>,
+    /// The host's folders that this engine's machine has, if it is in one.
+    pub shares: Option<Vec<PathBuf>>,
     /// Whose subordinate users and groups are those of containers; see [`Remap::parse`].
     pub userns_remap: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 mod merge;
 mod mounts;
+mod shares;
 mod validate;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -74,6 +75,9 @@ impl Containers {
         merge::merge(&mut config, &image.config)?;
         merge::merge_environment(&mut config.env, &self.0.environment);
         logs::validate(&mut host_config.log_config)?;
+        if let Some(shares) = &self.0.shares {
+            shares::check(shares, &host_config)?;
+        }
         let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
         let declared = config.volumes.iter().flatten().map(|(path, _)| path);
         let wanted = mounts::wanted(&host_config, of_others, declared, &self.0.data_root, |name| {
