@@ -6,6 +6,8 @@ mod containers;
 mod cycle;
 /// A machine's emulator without the machine.
 mod emulator;
+/// Folders of the host in a guest.
+mod files;
 /// A machine that has nothing to do.
 mod idle;
 /// The guest's network, beside others'.
@@ -49,6 +51,7 @@ const ROWS: &[Row] = &[
         "a container's start in a network beyond one without; a network's making",
         containers::networks,
     ),
+    ("files", "a folder of the host in a guest: ours, virtiofsd and 9p; and a volume", files::of_the_host),
     (
         "start",
         "`coracle start` until `docker version` answers, and the bare boot of the same kernel",
@@ -60,7 +63,7 @@ const ROWS: &[Row] = &[
 
 fn main() -> ExitCode {
     roles::dispatch();
-    if let Some(code) = traffic::dispatch() {
+    if let Some(code) = traffic::dispatch().or_else(files::dispatch) {
         return code;
     }
     leftovers::sweep_dead_runs();

@@ -84,7 +84,7 @@ fn serve(engine: &Engine) -> Result<()> {
 }
 
 /// This program, and the libraries that it needs.
-fn programs(tar: Tar) -> Result<Tar> {
+pub(crate) fn programs(tar: Tar) -> Result<Tar> {
     let program = this_program()?;
     let listed = Command::new("ldd").arg(&program).output().context("running ldd")?;
     let listed = String::from_utf8(listed.stdout)?;

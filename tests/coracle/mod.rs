@@ -4,6 +4,7 @@ mod commands;
 mod crash;
 mod life;
 mod refusals;
+mod unprivileged;
 
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
@@ -11,5 +12,6 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("crash", crash::cases()),
         ("life", life::cases()),
         ("refusals", refusals::cases()),
+        ("unprivileged", unprivileged::cases()),
     ]
 }

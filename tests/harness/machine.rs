@@ -24,6 +24,8 @@ pub struct Machine {
     /// Stands for the user's home folder, where the docker context is written.
     user: tempfile::TempDir,
     namespace: Arc<Namespace>,
+    /// Who runs it, if not the user of the tests.
+    uid: Option<u32>,
 }
 
 impl Machine {
@@ -34,7 +36,27 @@ impl Machine {
         let user = leftovers::folder()?;
         let config = user.path().join(".docker");
         std::fs::DirBuilder::new().mode(0o700).create(&config).context("making a docker configuration")?;
-        Ok(Self { program, home, user, namespace: Arc::new(Namespace::new()?) })
+        Ok(Self { program, home, user, namespace: Arc::new(Namespace::new()?), uid: None })
+    }
+
+    /// One of a user that has no rights of his own, and can read what he needs wherever it was built.
+    pub fn of_user(uid: u32) -> Result<Self> {
+        let mut machine = Self::new()?;
+        let tools = machine.user.path().join("coracle");
+        let (bin, image) = (tools.join("bin"), tools.join("image"));
+        let built = machine.program.parent().and_then(Path::parent).context("where was it built?")?;
+        for folder in [&bin, &image] {
+            std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        }
+        for name in ["bin/coracle", "image/vmlinux", "image/rootfs.erofs", "image/image.json"] {
+            std::fs::copy(built.join(name), tools.join(name)).with_context(|| format!("copying {name}"))?;
+        }
+        for folder in [machine.home.path(), machine.user.path(), &machine.docker_config()] {
+            std::os::unix::fs::chown(folder, Some(uid), Some(uid))?;
+        }
+        machine.program = bin.join("coracle");
+        machine.uid = Some(uid);
+        Ok(machine)
     }
 
     /// `CORACLE_HOME`.
@@ -68,8 +90,15 @@ impl Machine {
 
     /// `coracle ARGS…`.
     pub fn coracle<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Program {
-        self.namespace
-            .program(&self.program)
+        let program = match self.uid {
+            Some(uid) => {
+                let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+                let program = self.namespace.program("setpriv").args(ids).arg("--clear-groups");
+                program.arg("--").arg(&self.program)
+            }
+            None => self.namespace.program(&self.program),
+        };
+        program
             .args(args)
             .env("CORACLE_HOME", self.home.path())
             .env("HOME", self.user.path())

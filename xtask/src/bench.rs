@@ -4,13 +4,13 @@
 use anyhow::Result;
 
 use crate::terminal::say;
-use crate::{build, command, networks, paths, peer, setup};
+use crate::{build, command, file_servers, networks, paths, peer, setup};
 
 /// What may be said after `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, network, idle-connections, start,
-    /// idle, engine-memory [default: all]
+    /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, network, idle-connections, ports, machine-ports,
+    /// bridge, files, start, idle, engine-memory [default: all]
     #[arg(value_name = "ROW")]
     rows: Vec<String>,
     /// Print JSON instead of a table
@@ -24,6 +24,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     build::product()?;
     let peer = peer::ensure()?;
     let networks = networks::ensure()?;
+    let file_servers = file_servers::ensure()?;
     command::run(build::cargo("build").args([
         "--quiet",
         "--release",
@@ -41,6 +42,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         bench.arg("--json");
     }
     let tap = paths::target().join("release/examples/tap");
-    let variables = [("CORACLE_PEER", &peer.folder), ("CORACLE_NETWORKS", &networks), ("CORACLE_TAP", &tap)];
+    let variables = [
+        ("CORACLE_PEER", &peer.folder),
+        ("CORACLE_NETWORKS", &networks),
+        ("CORACLE_FILE_SERVERS", &file_servers),
+        ("CORACLE_TAP", &tap),
+    ];
     command::run(bench.envs(variables))
 }

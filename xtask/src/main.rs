@@ -15,6 +15,7 @@ mod debian;
 mod demo;
 mod digest;
 mod docker_py;
+mod file_servers;
 mod fuzz;
 mod image;
 mod networks;

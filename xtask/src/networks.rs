@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::debian::{self, Suite};
-use crate::{paths, peer};
+use crate::peer;
 
 /// The programs, and the libraries that are newer than this machine's.
 const PACKAGES: &[(&str, &str)] = &[
@@ -21,21 +20,9 @@ const PACKAGES: &[(&str, &str)] = &[
 
 /// Downloads and prepares them unless they are there already; the folder that holds `pasta` and `slirp4netns`.
 pub(crate) fn ensure() -> Result<PathBuf> {
-    let home = paths::cache()?.join("networks");
-    let (packages, tools) = (home.join("packages"), home.join("tools"));
-    fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
-    debian::download_unpacked(Suite::Sid, PACKAGES, &packages)?;
-    // Made anew each time: it takes a moment.
-    let draft = home.join(format!(".tools.{}", std::process::id()));
-    paths::remove_folder(&draft)?;
-    fs::create_dir(&draft).with_context(|| format!("creating {}", draft.display()))?;
     // pasta looks for this one beside itself, by a name that it no longer has as a copy.
     let pasta = if has_avx2() { "usr/bin/pasta.avx2" } else { "usr/bin/pasta" };
-    peer::with_its_library(&packages, pasta, &draft.join("pasta"))?;
-    peer::with_its_library(&packages, "usr/bin/slirp4netns", &draft.join("slirp4netns"))?;
-    paths::remove_folder(&tools)?;
-    fs::rename(&draft, &tools).with_context(|| format!("moving {} into place", tools.display()))?;
-    Ok(tools)
+    peer::tools("networks", PACKAGES, &[(pasta, "pasta"), ("usr/bin/slirp4netns", "slirp4netns")])
 }
 
 fn has_avx2() -> bool {

@@ -95,8 +95,27 @@ fn assemble(packages: &Path, dest: &Path) -> Result<()> {
     with_its_library(packages, "usr/sbin/runc", &bin.join("runc"))
 }
 
+/// Programs to measure ours beside, by their place in packages of Debian sid, and what they are to be called; the folder that
+/// holds them. Downloads them unless they are there already.
+pub(crate) fn tools(name: &str, packages: &[(&str, &str)], programs: &[(&str, &str)]) -> Result<PathBuf> {
+    let home = paths::cache()?.join(name);
+    let (unpacked, tools) = (home.join("packages"), home.join("tools"));
+    fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
+    debian::download_unpacked(Suite::Sid, packages, &unpacked)?;
+    // Made anew each time: it takes a moment.
+    let draft = home.join(format!(".tools.{}", std::process::id()));
+    paths::remove_folder(&draft)?;
+    fs::create_dir(&draft).with_context(|| format!("creating {}", draft.display()))?;
+    for (place, called) in programs {
+        with_its_library(&unpacked, place, &draft.join(called))?;
+    }
+    paths::remove_folder(&tools)?;
+    fs::rename(&draft, &tools).with_context(|| format!("moving {} into place", tools.display()))?;
+    Ok(tools)
+}
+
 /// Copies a program out of unpacked packages to `to`, and points it to the C library unpacked with it.
-pub(crate) fn with_its_library(packages: &Path, place: &str, to: &Path) -> Result<()> {
+fn with_its_library(packages: &Path, place: &str, to: &Path) -> Result<()> {
     let libraries = packages.join(LIBRARIES);
     fs::copy(packages.join(place), to).with_context(|| format!("copying {place}"))?;
     command::output(

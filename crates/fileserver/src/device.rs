@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use virtio_queue::DescriptorChain;
 use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::fuse::{InHeader, Opcode};
 use virtiofsd::server::Server;
 use vmm::devices::virtio::{DeviceError, Progress, QUEUE_SIZE, VirtQueue, VirtioDevice};
 use vmm::memory::GuestMemory;
@@ -16,6 +17,9 @@ const QUEUE_SIZES: [u16; 2] = [QUEUE_SIZE; 2];
 /// Requests that are served before the other queue and the emulator have their turn.
 const BATCH: usize = 64;
 
+/// Bytes of `struct fuse_out_header`.
+const ANSWER_HEADER: usize = 16;
+
 /// The device.
 pub(crate) struct Fs {
     server: Server<SharedFiles>,
@@ -27,21 +31,31 @@ impl Fs {
     }
 
     /// Serves a request; returns how many bytes its answer has.
-    fn serve<M>(&self, memory: &GuestMemory, chain: DescriptorChain<M>) -> u32
+    pub(crate) fn serve<M>(&self, memory: &GuestMemory, chain: DescriptorChain<M>) -> u32
     where
         M: Deref<Target = GuestMemory> + Clone,
     {
-        let reader = Reader::new(memory, chain.clone());
-        let answered = match (reader, Writer::new(memory, chain)) {
-            (Ok(reader), Ok(writer)) => {
-                let answered = self.server.handle_message(reader, writer, None::<&mut ()>);
-                answered.inspect_err(|error| tracing::debug!("a request cannot be read: {error}")).ok()
-            }
-            // Outside the guest's memory: there is nowhere to answer to.
-            _ => None,
+        // Outside the guest's memory there is nowhere to answer to.
+        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain)) else {
+            return 0;
         };
-        answered.and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
+        // The library takes it for granted that the beginning of an answer has room.
+        if writer.available_bytes() < ANSWER_HEADER && has_answer(&reader) {
+            return 0;
+        }
+        let answered = self.server.handle_message(reader, writer, None::<&mut ()>);
+        let answered = answered.inspect_err(|error| tracing::debug!("a request cannot be read: {error}"));
+        answered.ok().and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
     }
+}
+
+/// Whether a request has one; those by which the guest forgets files have none.
+fn has_answer(reader: &Reader<'_>) -> bool {
+    let header = reader.clone().read_obj::<InHeader>();
+    header.is_ok_and(|header| {
+        let opcode = Opcode::try_from(header.opcode);
+        !matches!(opcode, Ok(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt))
+    })
 }
 
 impl VirtioDevice for Fs {

@@ -15,6 +15,8 @@ pub mod jail;
 mod node;
 mod owner;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -12,9 +12,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("vmm", &[]),
     ("usernet", &[]),
+    ("fileserver", &["vmm"]),
     ("engine", &["wire"]),
     ("coracle-agent", &["engine", "wire"]),
-    ("coracle", &["usernet", "vmm", "wire"]),
+    ("coracle", &["fileserver", "usernet", "vmm", "wire"]),
     // These two drive finished programs over their sockets and command lines.
     ("tests", &[]),
     ("xtask", &[]),
