@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let demo = Demo::prepare(product, docker)?;
 
     say("");
-    demo.coracle(&["start", "--name", MACHINE])?;
+    demo.coracle(&["start", "--name", MACHINE, "--share", &demo.site.display().to_string()])?;
     let shown = demo.show_containers();
     if args.keep && shown.is_ok() {
         demo.explain();
@@ -59,14 +59,18 @@ struct Demo {
     docker: PathBuf,
     home: PathBuf,
     docker_config: PathBuf,
+    /// A folder of this computer that the machine has, too.
+    site: PathBuf,
 }
 
 impl Demo {
     fn prepare(product: Product, docker: PathBuf) -> Result<Self> {
         let folder = paths::target().join("demo");
-        let demo = Self { product, docker, docker_config: folder.join("docker"), home: folder };
-        fs::create_dir_all(&demo.docker_config)
-            .with_context(|| format!("creating {}", demo.docker_config.display()))?;
+        let (docker_config, site) = (folder.join("docker"), folder.join("site"));
+        let demo = Self { product, docker, docker_config, site, home: folder };
+        for folder in [&demo.docker_config, &demo.site] {
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
         Ok(demo)
     }
 
@@ -79,8 +83,11 @@ impl Demo {
         let printed = self.docker_output(&run)?;
         say(&printed);
         ensure!(printed == greeting, "the container printed `{printed}` instead of `{greeting}`");
-        let serve = format!("echo {greeting} > /index.html; exec httpd -f -h / -p 80");
-        self.docker(&["run", "-d", "--name", "web", "-p", "127.0.0.1::80", "busybox", "sh", "-c", &serve])?;
+        self.write_page(greeting)?;
+        let site = format!("{}:/site:ro", self.site.display());
+        let serve = ["busybox", "httpd", "-f", "-h", "/site", "-p", "80"];
+        let run = ["run", "-d", "--name", "web", "-p", "127.0.0.1::80", "-v", &site];
+        self.docker(&[&run[..], &serve].concat())?;
         self.docker(&["ps"])?;
         self.docker(&["exec", "web", "uname", "-a"])?;
         let address = self.docker_output(&["port", "web", "80"])?;
@@ -88,7 +95,19 @@ impl Demo {
         let page = page(&address)?;
         say(&page);
         ensure!(page == greeting, "the container's page says `{page}` instead of `{greeting}`");
+        let edited = "And this was written on the host while the container ran";
+        self.write_page(edited)?;
+        say_command(format_args!("GET http://{address}/"));
+        let page = fetch(address.parse()?)?;
+        say(&page);
+        ensure!(page == edited, "the container's page says `{page}` instead of `{edited}`");
         self.docker(&["rm", "-f", "web"])
+    }
+
+    fn write_page(&self, text: &str) -> Result<()> {
+        let page = self.site.join("index.html");
+        say_command(format_args!("echo {text} > {}", page.display()));
+        fs::write(&page, format!("{text}\n")).with_context(|| format!("writing {}", page.display()))
     }
 
     /// Gives the machine an image without a registry: the static busybox of this machine in a tar archive.

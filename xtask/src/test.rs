@@ -34,7 +34,7 @@ enum Peer {
 }
 
 /// Crates whose unit tests run with the host's flags.
-const HOST_CRATES: &[&str] = &["wire", "vmm", "usernet", "coracle", "xtask", "tests"];
+const HOST_CRATES: &[&str] = &["wire", "vmm", "usernet", "fileserver", "coracle", "xtask", "tests"];
 /// Crates of the guest, which are tested as they are shipped: with its flags, in its target folder.
 const GUEST_CRATES: &[&str] = &["engine", "coracle-agent"];
 

@@ -26,8 +26,10 @@ use crate::directory::Entries;
 use crate::node::{Handle, Handles, Node, Nodes};
 use crate::owner::{ATTRIBUTE, HostUser, Owner, SET_GROUP_ID};
 
-/// How long the guest may go by what it was told. The host's files change without the guest's doing, so it asks each time.
-const VALID: Duration = Duration::ZERO;
+/// How long the guest may go by what it was told. The host's files change without the guest's doing, so this is less than
+/// anybody notices; and long enough for what is asked in one go, a path's folders, or the files of a listing one by one.
+/// The guest counts it in ticks of 10 ms.
+const VALID: Duration = Duration::from_millis(10);
 
 /// Of the flags of open(2), those that mean something to a file that the guest has open.
 const OPEN_FLAGS: OFlags = OFlags::ACCMODE.union(OFlags::TRUNC).union(OFlags::SYNC).union(OFlags::DSYNC);
