@@ -63,6 +63,9 @@ impl Containers {
         if host_config.restart_policy.name.is_empty() {
             host_config.restart_policy.name = "no".to_owned();
         }
+        if let Some(shares) = &self.0.shares {
+            shares::check(shares, &host_config)?;
+        }
         let mut warnings = validate::validate(&mut config, &host_config, &self.0.machine)?;
         if config.image.is_empty() {
             // Nothing says what to run; what would come next is refused as well.
@@ -75,9 +78,6 @@ impl Containers {
         merge::merge(&mut config, &image.config)?;
         merge::merge_environment(&mut config.env, &self.0.environment);
         logs::validate(&mut host_config.log_config)?;
-        if let Some(shares) = &self.0.shares {
-            shares::check(shares, &host_config)?;
-        }
         let of_others = self.mounts_of_others(host_config.volumes_from.as_deref().unwrap_or_default())?;
         let declared = config.volumes.iter().flatten().map(|(path, _)| path);
         let wanted = mounts::wanted(&host_config, of_others, declared, &self.0.data_root, |name| {
