@@ -1,6 +1,7 @@
-//! Published ports: opened on the host when the guest's engine asks, and carried to it over vsock.
+//! Published ports: opened on the host when the guest's engine asks, and led to containers by the user-mode network, or
+//! carried to the engine over vsock.
 //!
-//! One thread for each port, which waits; TCP connections are handed to the socket device and cost none.
+//! One thread for each port, which waits; TCP connections are handed to the network or the socket device and cost none.
 
 use std::{
     io::{self, BufReader, ErrorKind},
@@ -79,7 +80,7 @@ fn serve_one(asker: &UnixStream, vm: &dyn Vm) -> io::Result<()> {
     };
     line::write(asker, &Opened::Open)?;
     match wanted.protocol {
-        Protocol::Tcp => carry_connections(&socket.into(), asker, wanted.guest_port, vm),
+        Protocol::Tcp => carry_connections(&socket.into(), asker, &wanted, vm),
         Protocol::Udp => carry_datagrams(&socket.into(), asker, wanted.guest_port, vm),
     }
 }
@@ -144,7 +145,7 @@ fn wait(socket: impl AsFd, asker: &UnixStream) -> io::Result<bool> {
 fn carry_connections(
     listener: &TcpListener,
     asker: &UnixStream,
-    guest_port: u32,
+    wanted: &Open,
     vm: &dyn Vm,
 ) -> io::Result<()> {
     while wait(listener, asker)? {
@@ -152,7 +153,13 @@ fn carry_connections(
             Ok((connection, _)) => {
                 // Without it, a byte waits for the answer to the one before.
                 let _ = connection.set_nodelay(true);
-                vm.connect_stream(guest_port, connection.into());
+                let not_led = match wanted.container {
+                    Some(container) => vm.lead(container, connection.into()),
+                    None => Err(connection.into()),
+                };
+                if let Err(connection) = not_led {
+                    vm.connect_stream(wanted.guest_port, connection);
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {}
             Err(error) => {

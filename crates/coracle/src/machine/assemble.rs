@@ -2,12 +2,14 @@
 
 use std::{
     io,
+    net::SocketAddrV4,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use usernet::Entrance;
 use wire::vsock::GUEST_CID;
 
 use super::{
@@ -46,6 +48,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     if let Some(warning) = disk::prepare(&dir.disk_image(), settings.disk)? {
         machine.board.remark(warning);
     }
+    let (card, entrance) = network::card().context("cannot set up the guest's network")?;
     let config = vmm::VmConfig {
         cpus: settings.cpus,
         memory_mib: settings.memory.mib(),
@@ -56,7 +59,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
             vmm::Disk { path: dir.disk_image(), read_only: false, id: "data".to_owned() },
         ],
         vsock: Some(vmm::VsockConfig { guest_cid: GUEST_CID }),
-        net: Some(network::card().context("cannot set up the guest's network")?),
+        net: Some(card),
         console_log: dir.console_log(),
         runtime_dir: dir.runtime_dir(),
         accel: settings.accel,
@@ -66,35 +69,42 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     let _ = machine.accelerator.set(accelerator);
     machine.board.step("starting the VM");
     let vm = vmm::Vm::start(config).context("the VM did not start")?;
-    Ok(Arc::new(RunningVm(vm)))
+    Ok(Arc::new(RunningVm { vm, entrance }))
 }
 
-struct RunningVm(vmm::Vm);
+struct RunningVm {
+    vm: vmm::Vm,
+    entrance: Entrance,
+}
 
 impl Vm for RunningVm {
     fn connect(&self, port: u32, timeout: Duration) -> io::Result<UnixStream> {
-        self.0.vsock().connect(port, timeout)
+        self.vm.vsock().connect(port, timeout)
     }
 
     fn connect_stream(&self, port: u32, stream: OwnedFd) {
-        self.0.vsock().connect_stream(port, stream);
+        self.vm.vsock().connect_stream(port, stream);
+    }
+
+    fn lead(&self, address: SocketAddrV4, stream: OwnedFd) -> Result<(), OwnedFd> {
+        self.entrance.lead(address, stream)
     }
 
     fn listen(&self, port: u32, on_connection: OnStream) {
-        self.0.vsock().listen(port, on_connection);
+        self.vm.vsock().listen(port, on_connection);
     }
 
     fn wait(&self) -> Ended {
-        let reason = self.0.wait();
+        let reason = self.vm.wait();
         // A reset is none: the guest asks for it after a panic too, and a power-off has a way of its own.
         Ended { powered_off: matches!(reason, vmm::ExitReason::PoweredOff), reason: reason.to_string() }
     }
 
     fn kill(&self) {
-        self.0.kill();
+        self.vm.kill();
     }
 
     fn emulator_pid(&self) -> Option<u32> {
-        Some(self.0.info().pid)
+        Some(self.vm.info().pid)
     }
 }
