@@ -34,6 +34,7 @@ cases! {
     udp.on(BESIDE),
     moves_with_the_gateway,
     after_a_crash.alone(),
+    connections_outlive_the_engine.on(&[Kind::Machine]).alone(),
 }
 
 /// A container that answers `hello` on port 80, and its address.
@@ -429,5 +430,24 @@ fn after_a_crash(t: &Target) -> Outcome {
     let third = t.name("third");
     t.fails(125, ["run", "--name", &third, "-p", "21070:80", "busybox", "true"])?
         .expect_stderr("port is already allocated")?;
+    Ok(())
+}
+
+/// No process of the machine carries them.
+fn connections_outlive_the_engine(t: &Target) -> Outcome {
+    let name = t.name("echo");
+    serving(t, &name, 21130, "cat")?;
+    let mut stream = wait::eventually("somebody listens", Duration::from_secs(30), || {
+        let mut stream = t.namespace().connect((Ipv4Addr::LOCALHOST, 21130).into())?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let echoed = stream.write_all(b"before").and_then(|()| stream.read_exact(&mut [0; 6]));
+        Ok(echoed.is_ok().then_some(stream))
+    })?;
+    t.crash()?;
+    t.recover()?;
+    let mut echo = [0; 5];
+    stream.write_all(b"after")?;
+    stream.read_exact(&mut echo)?;
+    ensure_eq!(&echo, b"after");
     Ok(())
 }
