@@ -69,8 +69,14 @@ impl Players<'_> {
 
     /// A segment: which connection, flags, how much data, and by how much its numbers are beside the right ones.
     fn segment(&mut self) -> Option<()> {
-        let (index, flags, len, sequence_off, ack_off, window) =
-            (self.next()? % (PORTS + 1), self.next()?, self.next()?, self.next()?, self.next()?, self.next()?);
+        let (index, flags, len, sequence_off, ack_off, window) = (
+            self.next()? % (PORTS + 1),
+            self.next()?,
+            self.next()?,
+            self.next()?,
+            self.next()?,
+            self.next()?,
+        );
         let port = self.listener.local_addr().ok()?.port();
         let (led, from) = &mut self.led;
         let end = self.ends.get_mut(usize::from(index)).unwrap_or(led);

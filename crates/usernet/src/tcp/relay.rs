@@ -252,7 +252,8 @@ impl Relay {
         }
         let queued = self.socket().recv_queue();
         // What opens a connection brings nothing, nor does it when it is repeated.
-        let keep = if segment.opens || segment.agrees { 0 } else { self.from_guest.admit(segment, queued, budget) };
+        let keep =
+            if segment.opens || segment.agrees { 0 } else { self.from_guest.admit(segment, queued, budget) };
         let cut;
         let bytes = if keep < segment.len {
             let Some(rest) = packet.cut(keep) else { return };

@@ -38,7 +38,8 @@ impl Window {
     /// Learns the first number of a guest that was asked for a connection, from the segment that agrees to it.
     pub(super) fn agreed(&mut self, segment: &[u8], first: u32) {
         // Windows are shifted if both want it.
-        let shifts = TcpPacket::new_checked(segment).is_ok_and(|segment| shift_of(segment.options()).is_some());
+        let shifts =
+            TcpPacket::new_checked(segment).is_ok_and(|segment| shift_of(segment.options()).is_some());
         let shift = if shifts { self.shift } else { 0 };
         *self = Window { shift, sent: self.sent, ..Window::new(first) };
     }

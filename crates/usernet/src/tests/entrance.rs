@@ -68,8 +68,7 @@ fn bytes_arrive_whole_both_ways_and_each_end_is_told() {
     let (mut ours, handle) = lead(&mut guest);
     let remote = guest.tcp(handle).remote_endpoint().unwrap();
     assert_eq!(remote.addr, IpAddress::Ipv4(GATEWAY));
-    let data: Vec<u8> =
-        (0..3_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let data: Vec<u8> = (0..3_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let expected = data.clone();
     let client = std::thread::spawn(move || {
         let mut reader = ours.try_clone().unwrap();
