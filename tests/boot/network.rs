@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ cases! {
     address_route_and_name_server.on(&[Kind::Machine]),
     servers_of_the_host.on(&[Kind::Machine]),
     bytes_arrive_whole_both_ways.on(&[Kind::Machine]),
+    packages_of_a_mirror.on(&[Kind::Machine]),
     refusals.on(&[Kind::Machine]),
     pings.on(&[Kind::Machine]),
     names.on(&[Kind::Machine]).alone(),
@@ -112,6 +114,60 @@ fn bytes_arrive_whole_both_ways(t: &Target) -> Outcome {
     ensure_eq!(run(t, &send)?, "all here");
     let count = received.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
     ensure_eq!(count, 20_000_000);
+    Ok(())
+}
+
+/// Serves a folder's files to everyone on the host's loopback address, each at its name; the port.
+fn mirror(t: &Target, folder: &Path) -> anyhow::Result<u16> {
+    let bind = || TcpListener::bind("127.0.0.1:0").context("binding a server's port");
+    let listener = t.namespace().in_network(bind)?;
+    let port = listener.local_addr()?.port();
+    let folder = folder.to_owned();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let folder = folder.clone();
+            thread::spawn(move || -> std::io::Result<()> {
+                let mut lines = BufReader::new(client.try_clone()?).lines();
+                let request = lines.next().transpose()?.unwrap_or_default();
+                while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+                let name = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+                match std::fs::read(folder.join(name)) {
+                    Ok(body) => {
+                        write!(client, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+                        client.write_all(&body)
+                    }
+                    Err(_) => client.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n"),
+                }
+            });
+        }
+    });
+    Ok(port)
+}
+
+/// What a package manager does: it reads an index, and then what that names, of all sizes and many at once.
+fn packages_of_a_mirror(t: &Target) -> Outcome {
+    const PACKAGES: usize = 30;
+    let folder = t.folder().join("mirror");
+    std::fs::create_dir(&folder)?;
+    let names: Vec<String> = (0..PACKAGES).map(|number| format!("package-{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        // Up to 2.4 MB.
+        let size = 3 * 937_usize.pow(u32::try_from(number % 3)?) + number;
+        let bytes: Vec<u8> = (0..size).map(|at| (at * (number + 7) % 251).to_le_bytes()[0]).collect();
+        archive::write(&folder, name, &bytes)?;
+    }
+    let index = t.program("/usr/bin/md5sum").args(&names).current_dir(&folder).output()?.text()?;
+    archive::write(&folder, "index", format!("{index}\n").as_bytes())?;
+    let port = mirror(t, &folder)?;
+    let script = format!(
+        "cd /tmp && wget -q http://host.docker.internal:{port}/index && cut -c35- index |
+         xargs -n 1 -P 6 -I NAME wget -q http://host.docker.internal:{port}/NAME && md5sum -c index"
+    );
+    let checked = t.ok(["run", "--rm", "busybox", "sh", "-c", &script])?;
+    ensure_eq!(checked.lines().filter(|line| line.ends_with(": OK")).count(), PACKAGES, "{checked}");
+    // One that is not there is said to be so.
+    let missing = format!("wget -q http://host.docker.internal:{port}/none");
+    t.fails(1, ["run", "--rm", "busybox", "sh", "-c", &missing])?.expect_stderr("404")?;
     Ok(())
 }
 

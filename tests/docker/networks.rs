@@ -33,6 +33,7 @@ cases! {
     driver_options,
     options_of_an_interface,
     options_of_a_bridge,
+    other_gateways_and_addresses_of_ipv6,
     ipv6,
     events,
     links,
@@ -780,6 +781,24 @@ fn options_of_an_interface(t: &Target) -> Outcome {
     let options = format!("name={network},driver-opt={prefix}.sysctls=net.ipv4.conf.IFNAME.nothing=1");
     t.fails(125, ["run", "--name", &missing, "--network", &options, "busybox", "true"])?
         .expect_stderr("is not a sysctl file")?;
+    Ok(())
+}
+
+fn other_gateways_and_addresses_of_ipv6(t: &Target) -> Outcome {
+    let subnets = ["--ipv6", "--subnet=10.92.0.0/24", "--subnet=fd00:92::/64"];
+    let led =
+        t.network("led", &[&subnets[..], &["--aux-address=DefaultGatewayIPv6=fd00:92::77"]].concat())?;
+    let name = t.name("box");
+    runs(t, &name, &["--network", &led])?;
+    let place = endpoint(t, &name, &led)?;
+    ensure_eq!((text(&place["Gateway"]), text(&place["IPv6Gateway"])), ("10.92.0.1", "fd00:92::77"));
+    let routes = t.ok(["exec", &name, "ip", "-6", "route"])?;
+    ensure!(routes.contains("default via fd00:92::77 dev eth0"), "{routes}");
+    // An address of the link beside those of the network.
+    t.ok(["network", "disconnect", &led, &name])?;
+    t.ok(["network", "connect", "--link-local-ip", "fe80::92", &led, &name])?;
+    let addresses = t.ok(["exec", &name, "ip", "-o", "-6", "addr"])?;
+    ensure!(addresses.contains("inet6 fe80::92/64") && addresses.contains("inet6 fd00:92::"), "{addresses}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Published ports.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -28,9 +28,13 @@ cases! {
     given_back,
     refusals,
     half_close,
+    whole_from_outside,
+    seen_from_the_gateway,
+    nobody_listens,
     udp.on(BESIDE),
     moves_with_the_gateway,
     after_a_crash.alone(),
+    connections_outlive_the_engine.on(&[Kind::Machine]).alone(),
 }
 
 /// A container that answers `hello` on port 80, and its address.
@@ -298,6 +302,72 @@ fn half_close(t: &Target) -> Outcome {
     })
 }
 
+/// A container that serves connections to port 81 in turn, each with `script`.
+fn serving(t: &Target, name: &str, port: u16, script: &str) -> Outcome {
+    let script = format!("echo ready; while :; do nc -l -p 81 -e sh -c '{script}'; done");
+    let published = format!("{port}:81");
+    t.ok(["run", "-d", "--name", name, "-p", &published, "busybox", "sh", "-c", &script])?;
+    ready(t, name)
+}
+
+/// What a server answers to a question. Between two connections nobody listens; then it is asked again.
+fn ask(t: &Target, address: SocketAddr, question: &[u8]) -> Result<Vec<u8>> {
+    wait::eventually("a server answers", Duration::from_secs(30), || {
+        let mut stream = t.namespace().connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut writing = stream.try_clone()?;
+        let mut answer = Vec::new();
+        let read = thread::scope(|scope| {
+            scope.spawn(move || writing.write_all(question).and_then(|()| writing.shutdown(Shutdown::Write)));
+            stream.read_to_end(&mut answer)
+        });
+        if answer.is_empty() {
+            return Ok(None);
+        }
+        read?;
+        Ok(Some(answer))
+    })
+}
+
+fn whole_from_outside(t: &Target) -> Outcome {
+    // It does not read at once, and answers what it was asked.
+    serving(t, &t.name("echo"), 21120, "sleep 1; cat")?;
+    let bytes: Vec<u8> = (0..8_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let answer = ask(t, (Ipv4Addr::LOCALHOST, 21120).into(), &bytes)?;
+    ensure!(answer == bytes, "{} bytes came back, or others", answer.len());
+    Ok(())
+}
+
+/// A container sees clients of a loopback address come from its network's gateway.
+fn seen_from_the_gateway(t: &Target) -> Outcome {
+    let name = t.name("seen");
+    let peers = r#"awk "\$4 == \"01\" && \$2 ~ /:0051\$/ { print \$3 }" /proc/net/tcp /proc/net/tcp6"#;
+    serving(t, &name, 21121, peers)?;
+    let gateway = t.inspect(&name)?["NetworkSettings"]["Networks"]["bridge"]["Gateway"].clone();
+    let gateway: Ipv4Addr = gateway.as_str().context("no gateway")?.parse()?;
+    // As the kernel writes it: a number in this machine's order.
+    let expected = format!("{:08X}:", u32::from_ne_bytes(gateway.octets()));
+    for host in [SocketAddr::from((Ipv4Addr::LOCALHOST, 21121)), (Ipv6Addr::LOCALHOST, 21121).into()] {
+        let answer = String::from_utf8(ask(t, host, b"")?)?;
+        let seen = answer.trim_start_matches("0000000000000000FFFF0000");
+        ensure!(seen.starts_with(&expected), "by {host}, it came from {answer:?} and not {expected}");
+    }
+    Ok(())
+}
+
+fn nobody_listens(t: &Target) -> Outcome {
+    let name = t.name("deaf");
+    t.ok(["run", "-d", "--name", &name, "-p", "21122:81", "busybox", "sh", "-c", SLEEP])?;
+    let mut stream = t.namespace().connect((Ipv4Addr::LOCALHOST, 21122).into())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // It ends at once, in order or not.
+    match stream.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+        other => anyhow::bail!("a connection to nobody gave {other:?}"),
+    }
+}
+
 fn udp(t: &Target) -> Outcome {
     let name = t.name("box");
     t.ok(["run", "-d", "--name", &name, "-p", "7/udp", "busybox", "sh", "-c", SLEEP])?;
@@ -360,5 +430,24 @@ fn after_a_crash(t: &Target) -> Outcome {
     let third = t.name("third");
     t.fails(125, ["run", "--name", &third, "-p", "21070:80", "busybox", "true"])?
         .expect_stderr("port is already allocated")?;
+    Ok(())
+}
+
+/// No process of the machine carries them.
+fn connections_outlive_the_engine(t: &Target) -> Outcome {
+    let name = t.name("echo");
+    serving(t, &name, 21130, "cat")?;
+    let mut stream = wait::eventually("somebody listens", Duration::from_secs(30), || {
+        let mut stream = t.namespace().connect((Ipv4Addr::LOCALHOST, 21130).into())?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let echoed = stream.write_all(b"before").and_then(|()| stream.read_exact(&mut [0; 6]));
+        Ok(echoed.is_ok().then_some(stream))
+    })?;
+    t.crash()?;
+    t.recover()?;
+    let mut echo = [0; 5];
+    stream.write_all(b"after")?;
+    stream.read_exact(&mut echo)?;
+    ensure_eq!(&echo, b"after");
     Ok(())
 }

@@ -21,22 +21,23 @@ const OPTION_BYTES: usize = 255;
 /// Seconds of a lease that never ends: the address is the guest's as long as it lives.
 const FOR_EVER: u32 = u32::MAX;
 
-/// Takes a datagram that `card` sent to the server's port. `search` are the host's search domains.
+/// Takes a datagram that `card` sent to the server's port; true if the guest has its address now. `search` are the
+/// host's search domains.
 pub(crate) fn take(
     config: &Config,
     (card, source): (Mac, SocketAddr),
     payload: &[u8],
     search: &[String],
     out: &mut Outbox<'_>,
-) {
-    let Ok(packet) = DhcpPacket::new_checked(payload) else { return };
-    let Ok(request) = DhcpRepr::parse(&packet) else { return };
+) -> bool {
+    let Ok(packet) = DhcpPacket::new_checked(payload) else { return false };
+    let Ok(request) = DhcpRepr::parse(&packet) else { return false };
     let EthernetAddress(client) = request.client_hardware_address;
     // There is no relay that would ask for somebody else.
     if client != card {
-        return;
+        return false;
     }
-    let Some(kind) = answer_kind(config, &request) else { return };
+    let Some(kind) = answer_kind(config, &request) else { return false };
 
     let mtu = config.mtu.to_be_bytes();
     let encoded = encode_search(search);
@@ -81,7 +82,7 @@ pub(crate) fn take(
     let mut bytes = vec![0; answer.buffer_len()];
     if answer.emit(&mut DhcpPacket::new_unchecked(&mut bytes)).is_err() {
         tracing::debug!("an answer of the DHCP server does not fit");
-        return;
+        return false;
     }
     out.know_guest(client);
     let from = SocketAddr::new(config.gateway.into(), SERVER_PORT);
@@ -90,6 +91,7 @@ pub(crate) fn take(
     } else {
         out.broadcast_udp(from, CLIENT_PORT, &bytes);
     }
+    kind == DhcpMessageType::Ack
 }
 
 /// What a request is answered with, if at all.

@@ -21,6 +21,8 @@ mod datagram;
 mod dhcp;
 /// Names.
 mod dns;
+/// Clients of the host's that are led to the guest.
+mod entrance;
 /// Frames, and what carries them.
 pub mod frames;
 #[cfg(test)]
@@ -48,6 +50,7 @@ mod tests;
 mod udp;
 
 pub use config::{Config, Ipv6, Limits};
+pub use entrance::Entrance;
 pub use frames::{FRAME_BYTES, Frames, HEADER_BYTES, Offloads};
 pub use network::{Network, Progress};
 pub use sys::{Tap, run_on_tap};

@@ -10,6 +10,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol
 use crate::config::{Config, Mac};
 use crate::datagram::Datagrams;
 use crate::dns::{self, Dns};
+use crate::entrance::{Door, Entrance};
 use crate::frames::{FRAME_BYTES, Frames, HEADER_BYTES};
 use crate::ndp::Router;
 use crate::outbox::{Outbox, Stock};
@@ -49,6 +50,7 @@ struct Parts {
     datagrams: Datagrams,
     dns: Dns,
     router: Router,
+    door: Door,
 }
 
 impl Network {
@@ -57,15 +59,18 @@ impl Network {
     /// # Errors
     /// When the host gives no descriptors.
     pub fn new(config: Config) -> io::Result<Self> {
+        let mut poller = Poller::new()?;
+        let door = Door::new(&mut poller)?;
         Ok(Network {
             input: vec![0; FRAME_BYTES].into(),
             stock: Stock::new(config.gateway_mac, config.mtu),
             parts: Parts {
-                poller: Poller::new()?,
+                poller,
                 tcp: Tcp::new(&config),
                 datagrams: Datagrams::new(config.limits.datagram_flows),
                 dns: Dns::new(&config),
                 router: Router::default(),
+                door,
                 config,
             },
         })
@@ -75,6 +80,11 @@ impl Network {
     /// same for the network's life.
     pub fn event_source(&self) -> BorrowedFd<'_> {
         self.parts.poller.as_fd()
+    }
+
+    /// Leads clients of the host's to the guest.
+    pub fn entrance(&self) -> Entrance {
+        self.parts.door.entrance()
     }
 
     /// Does all work at hand: takes the guest's frames, moves bytes between it and the host's sockets, and gives it
@@ -90,6 +100,7 @@ impl Network {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let mut busy = parts.poll()?;
+            busy |= parts.lead_in(now);
             for _ in 0..BATCH {
                 // What is taken in may have to be answered.
                 if !out.has_room() {
@@ -115,6 +126,7 @@ impl Network {
     /// Ends all conversations: the guest has forgotten them.
     pub fn reset(&mut self) {
         self.stock.reset();
+        self.parts.door.close();
         self.parts.tcp.reset();
         self.parts.datagrams.reset();
         self.parts.dns.reset();
@@ -147,7 +159,20 @@ impl Parts {
             Owner::Tcp => tcp.on_event(id, readable, writable),
             Owner::Datagram => datagrams.on_event(id, readable),
             Owner::Dns => dns.on_event(id, readable),
+            // Whether clients wait is looked at each time.
+            Owner::Entrance => {}
         })
+    }
+
+    /// Leads clients in that wait; false if there were none.
+    fn lead_in(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        for _ in 0..BATCH {
+            let Some((guest, client)) = self.door.next() else { break };
+            busy = true;
+            self.tcp.lead_in(guest, client, &self.config, &mut self.poller, now);
+        }
+        busy
     }
 
     /// Takes an Ethernet frame of the guest.
@@ -164,6 +189,9 @@ impl Parts {
                 let forged = !self.config.may_be_the_guests(packet.source);
                 if !forged {
                     out.know_guest(source);
+                    if packet.source.is_ipv4() {
+                        self.door.open();
+                    }
                 }
                 self.take_packet(source, &packet, forged, out, now);
             }
@@ -185,8 +213,10 @@ impl Parts {
             IpProtocol::Udp => {
                 let Some((guest, peer, payload)) = packet.udp() else { return };
                 if peer.is_ipv4() && peer.port() == dhcp::SERVER_PORT {
-                    if !forged || packet.source.is_unspecified() {
-                        dhcp::take(&self.config, (card, guest), payload, self.dns.search(), out);
+                    if (!forged || packet.source.is_unspecified())
+                        && dhcp::take(&self.config, (card, guest), payload, self.dns.search(), out)
+                    {
+                        self.door.open();
                     }
                 } else if forged {
                 } else if self.config.is_gateway(peer.ip()) && peer.port() == dns::PORT {
@@ -205,10 +235,8 @@ impl Parts {
                 }
             }
             IpProtocol::Icmpv6 if self.router.take(&self.config, packet, out, now) => {}
-            _ if forged => {
-                tracing::trace!(source = %packet.source, "a packet with an address that is not the guest's");
-            }
-            IpProtocol::Tcp => {
+            // Who is behind the guest answers with an address of its own.
+            IpProtocol::Tcp if !forged || self.tcp.was_led_to(packet) => {
                 let Some(segment) = packet.tcp() else { return };
                 let mut context = Context {
                     config: &self.config,
@@ -218,6 +246,9 @@ impl Parts {
                     now,
                 };
                 self.tcp.take(packet, segment, &mut context);
+            }
+            _ if forged => {
+                tracing::trace!(source = %packet.source, "a packet with an address that is not the guest's");
             }
             IpProtocol::Icmp if matches!(packet.source, IpAddr::V4(_)) => {
                 icmp::take(&self.config, packet, &mut self.datagrams, &mut self.poller, out);

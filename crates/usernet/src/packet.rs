@@ -77,11 +77,13 @@ impl<'a> Packet<'a> {
             return None;
         }
         let opens = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
+        let agrees = segment.syn() && segment.ack() && !segment.rst() && !segment.fin();
         let smoltcp::wire::TcpSeqNumber(sequence) = segment.seq_number();
         Some(Segment {
             guest,
             peer,
             opens,
+            agrees,
             resets: segment.rst(),
             sequence: sequence.cast_unsigned(),
             len: segment.payload().len(),
@@ -130,6 +132,8 @@ pub(crate) struct Segment {
     pub(crate) peer: SocketAddr,
     /// Asks for a connection.
     pub(crate) opens: bool,
+    /// Agrees to one.
+    pub(crate) agrees: bool,
     pub(crate) resets: bool,
     /// The number of its first byte, or of what opens or ends.
     pub(crate) sequence: u32,

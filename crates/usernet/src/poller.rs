@@ -13,6 +13,7 @@ pub(crate) enum Owner {
     Tcp,
     Datagram,
     Dns,
+    Entrance,
 }
 
 /// Names one conversation of its owner for as long as the network lives.
@@ -56,6 +57,7 @@ impl Poller {
             Owner::Tcp => 0,
             Owner::Datagram => 1,
             Owner::Dns => 2,
+            Owner::Entrance => 3,
         };
         self.watch.changes(socket, owner << OWNER_SHIFT | id)
     }
@@ -70,6 +72,7 @@ impl Poller {
                 0 => Owner::Tcp,
                 1 => Owner::Datagram,
                 2 => Owner::Dns,
+                3 => Owner::Entrance,
                 _ => {
                     self.timer.clear();
                     self.set_to = None;

@@ -16,6 +16,7 @@ use crate::outbox::write_ip_header;
 use crate::testing::{GATEWAY, GUEST, Guest, HOST, MAC, frame, syn, udp_bytes};
 
 mod crowd;
+mod entrance;
 mod forged;
 mod names;
 mod unreachable;

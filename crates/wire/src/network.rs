@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+/// The machine's network card.
+pub const CARD: &str = "eth0";
 /// The machine's address, which it gets by DHCP.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
-/// The router, which is also the DHCP and name server.
+/// The router, which is also the DHCP and name server. Clients of published ports come from it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
 /// Stands for the host: connections to it go to the host's own loopback addresses.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);

@@ -4,12 +4,13 @@
 //! The guest sends one `Open` line, the host answers with one `Opened` line. The port stays open as long as the
 //! guest keeps its direction of the stream open; when the port is closed, the host closes the stream.
 //!
-//! What comes to a TCP port is carried by a stream of its own from the host to `Open::guest_port`. What comes to a UDP
-//! port, from whomever, is carried by one stream, both ways, as `Datagram`s.
+//! What comes to a TCP port is led to `Open::container` by the host's user-mode network, from [`crate::network::GATEWAY`];
+//! without one, or one that the guest has an address of, it is carried by a stream of its own from the host to
+//! `Open::guest_port`. What comes to a UDP port, from whomever, is carried by one stream, both ways, as `Datagram`s.
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4},
 };
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub struct Open {
     pub protocol: Protocol,
     /// The guest's vsock port that what comes is carried to.
     pub guest_port: u32,
+    /// Of a TCP port: where it leads, if the guest lets the router's packets through to there.
+    pub container: Option<SocketAddrV4>,
 }
 
 /// The host's answer.

@@ -15,11 +15,11 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with, sockopt,
 };
 
+use wire::network::CARD;
+
 use super::dhcp::{self, Kind, Lease};
 use super::interface::Interface;
 
-/// The only network card.
-const CARD: &str = "eth0";
 const RESOLV_CONF: &str = "/run/resolv.conf";
 
 /// How long an answer may take at first; twice as long each time, up to the last.

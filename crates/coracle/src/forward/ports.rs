@@ -1,6 +1,7 @@
-//! Published ports: opened on the host when the guest's engine asks, and carried to it over vsock.
+//! Published ports: opened on the host when the guest's engine asks, and led to containers by the user-mode network, or
+//! carried to the engine over vsock.
 //!
-//! One thread for each port, which waits; TCP connections are handed to the socket device and cost none.
+//! One thread for each port, which waits; TCP connections are handed to the network or the socket device and cost none.
 
 use std::{
     io::{self, BufReader, ErrorKind},
@@ -79,7 +80,7 @@ fn serve_one(asker: &UnixStream, vm: &dyn Vm) -> io::Result<()> {
     };
     line::write(asker, &Opened::Open)?;
     match wanted.protocol {
-        Protocol::Tcp => carry_connections(&socket.into(), asker, wanted.guest_port, vm),
+        Protocol::Tcp => carry_connections(&socket.into(), asker, &wanted, vm),
         Protocol::Udp => carry_datagrams(&socket.into(), asker, wanted.guest_port, vm),
     }
 }
@@ -144,7 +145,7 @@ fn wait(socket: impl AsFd, asker: &UnixStream) -> io::Result<bool> {
 fn carry_connections(
     listener: &TcpListener,
     asker: &UnixStream,
-    guest_port: u32,
+    wanted: &Open,
     vm: &dyn Vm,
 ) -> io::Result<()> {
     while wait(listener, asker)? {
@@ -152,7 +153,13 @@ fn carry_connections(
             Ok((connection, _)) => {
                 // Without it, a byte waits for the answer to the one before.
                 let _ = connection.set_nodelay(true);
-                vm.connect_stream(guest_port, connection.into());
+                let not_led = match wanted.container {
+                    Some(container) => vm.lead(container, connection.into()),
+                    None => Err(connection.into()),
+                };
+                if let Err(connection) = not_led {
+                    vm.connect_stream(wanted.guest_port, connection);
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {}
             Err(error) => {
@@ -197,7 +204,7 @@ fn carry_to_guest(socket: &UdpSocket, asker: &UnixStream, guest: &UnixStream) ->
 mod tests {
     use std::{
         io::{Read, Write},
-        net::TcpStream,
+        net::{Ipv4Addr, SocketAddrV4, TcpStream},
         sync::Mutex,
     };
 
@@ -205,8 +212,12 @@ mod tests {
     use crate::machine::vm::{Ended, OnStream};
 
     const GUEST_PORT: u32 = 7;
+    /// Who the guest has a network for, and who it has none for.
+    const REACHED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 2), 80);
+    const NOT_REACHED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 3), 80);
 
-    /// A guest whose engine answers each connection with `hello`, and each datagram with itself.
+    /// A guest whose engine answers each connection with `hello`, and each datagram with itself. Who is led past the engine is
+    /// answered `led`.
     #[derive(Default)]
     struct Guest(Mutex<Option<OnStream>>);
 
@@ -229,6 +240,14 @@ mod tests {
             TcpStream::from(stream).write_all(b"hello").unwrap();
         }
 
+        fn lead(&self, address: SocketAddrV4, stream: OwnedFd) -> Result<(), OwnedFd> {
+            if address != REACHED {
+                return Err(stream);
+            }
+            TcpStream::from(stream).write_all(b"led").unwrap();
+            Ok(())
+        }
+
         fn listen(&self, port: u32, on_connection: OnStream) {
             assert_eq!(port, HOST_PORTS_PORT);
             *self.0.lock().unwrap() = Some(on_connection);
@@ -247,9 +266,13 @@ mod tests {
 
     /// A guest that asks for a port, its stream, and the answer.
     fn ask(guest: &Guest, address: SocketAddr, protocol: Protocol) -> (UnixStream, Option<Opened>) {
+        ask_for(guest, Open { address, protocol, guest_port: GUEST_PORT, container: None })
+    }
+
+    fn ask_for(guest: &Guest, wanted: Open) -> (UnixStream, Option<Opened>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         guest.0.lock().unwrap().as_ref().unwrap()(theirs);
-        line::write(&ours, &Open { address, protocol, guest_port: GUEST_PORT }).unwrap();
+        line::write(&ours, &wanted).unwrap();
         let answer = line::read(&mut BufReader::new(&ours)).unwrap();
         (ours, answer)
     }
@@ -282,6 +305,20 @@ mod tests {
         asker.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(asker.read(&mut [0]).unwrap(), 0);
         TcpListener::bind(address).unwrap();
+    }
+
+    #[test]
+    fn connections_are_led_to_the_container_where_that_can_be() {
+        let (guest, _vm) = served();
+        for (container, expected) in [(Some(REACHED), "led"), (Some(NOT_REACHED), "hello"), (None, "hello")] {
+            let (address, protocol) = (free_address(), Protocol::Tcp);
+            let wanted = Open { address, protocol, guest_port: GUEST_PORT, container };
+            let (_asker, answer) = ask_for(&guest, wanted);
+            assert_eq!(answer, Some(Opened::Open));
+            let mut text = String::new();
+            TcpStream::connect(address).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, expected);
+        }
     }
 
     #[test]

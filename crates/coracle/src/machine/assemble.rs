@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddrV4,
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::Child,
     sync::{Arc, OnceLock},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use usernet::Entrance;
 use wire::vsock::GUEST_CID;
 
 use super::{
@@ -49,6 +51,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     if let Some(warning) = disk::prepare(&dir.disk_image(), settings.disk)? {
         machine.board.remark(warning);
     }
+    let (card, entrance) = network::card().context("cannot set up the guest's network")?;
     let shares = settings.shares.as_slice();
     let files = if shares.is_empty() { None } else { Some(file_server::start(shares)?) };
     let (files, file_server) = files.unzip();
@@ -62,7 +65,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
             vmm::Disk { path: dir.disk_image(), read_only: false, id: "data".to_owned() },
         ],
         vsock: Some(vmm::VsockConfig { guest_cid: GUEST_CID }),
-        net: Some(network::card().context("cannot set up the guest's network")?),
+        net: Some(card),
         files,
         console_log: dir.console_log(),
         runtime_dir: dir.runtime_dir(),
@@ -73,7 +76,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     let _ = machine.accelerator.set(accelerator);
     machine.board.step("starting the VM");
     let vm = vmm::Vm::start(config).context("the VM did not start")?;
-    let vm = Arc::new(RunningVm { vm, files_ended: OnceLock::new() });
+    let vm = Arc::new(RunningVm { vm, entrance, files_ended: OnceLock::new() });
     if let Some(file_server) = file_server {
         thread::Builder::new()
             .name("files".to_owned())
@@ -88,6 +91,7 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
 
 struct RunningVm {
     vm: vmm::Vm,
+    entrance: Entrance,
     /// Why the machine was ended: its files were gone.
     files_ended: OnceLock<String>,
 }
@@ -115,6 +119,10 @@ impl Vm for RunningVm {
 
     fn connect_stream(&self, port: u32, stream: OwnedFd) {
         self.vm.vsock().connect_stream(port, stream);
+    }
+
+    fn lead(&self, address: SocketAddrV4, stream: OwnedFd) -> Result<(), OwnedFd> {
+        self.entrance.lead(address, stream)
     }
 
     fn listen(&self, port: u32, on_connection: OnStream) {

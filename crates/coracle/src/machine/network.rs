@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::BorrowedFd};
 
-use usernet::{Config, FRAME_BYTES, HEADER_BYTES};
+use usernet::{Config, Entrance, FRAME_BYTES, HEADER_BYTES};
 use vmm::NetConfig;
 use vmm::net::{self, Progress};
 use wire::network::{GATEWAY, GUEST, HOST, HOST_NAMES, PREFIX};
@@ -14,11 +14,11 @@ const GUEST_MAC: [u8; 6] = [0x02, 0x63, 0x6f, 0x72, 0x61, 0x02];
 // What passes here is one and the same frame.
 const _: () = assert!(HEADER_BYTES == net::HEADER_BYTES && FRAME_BYTES > 1 << 16);
 
-/// A card on a network of its own, which leads wherever this process may go.
+/// A card on a network of its own, which leads wherever this process may go, and the way in to the guest.
 ///
 /// # Errors
 /// When the host gives no descriptors.
-pub(crate) fn card() -> io::Result<NetConfig> {
+pub(crate) fn card() -> io::Result<(NetConfig, Entrance)> {
     let config = Config {
         guest: GUEST,
         guest_mac: Some(GUEST_MAC),
@@ -29,8 +29,9 @@ pub(crate) fn card() -> io::Result<NetConfig> {
         ..Config::default()
     };
     let mtu = config.mtu;
-    let network = Network(usernet::Network::new(config)?);
-    Ok(NetConfig { mac: GUEST_MAC, mtu, network: Box::new(network) })
+    let network = usernet::Network::new(config)?;
+    let entrance = network.entrance();
+    Ok((NetConfig { mac: GUEST_MAC, mtu, network: Box::new(Network(network)) }, entrance))
 }
 
 struct Network(usernet::Network);

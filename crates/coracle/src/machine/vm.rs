@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddrV4,
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
@@ -18,6 +19,13 @@ pub(crate) trait Vm: Send + Sync {
     /// Joins a client's socket to a port of the guest. From here on the muxer owns the socket: it
     /// carries half-closes and back-pressure, and closes it when the guest refuses.
     fn connect_stream(&self, port: u32, stream: OwnedFd);
+
+    /// Leads a client's TCP socket to an address behind the guest, from the guest's router. The user-mode network owns the
+    /// socket then: it carries half-closes and back-pressure, and closes it when nobody is there.
+    ///
+    /// # Errors
+    /// The socket, when the guest has no network now.
+    fn lead(&self, address: SocketAddrV4, stream: OwnedFd) -> Result<(), OwnedFd>;
 
     /// Has `on_connection` called with each stream that the guest opens to a port of the host.
     fn listen(&self, port: u32, on_connection: OnStream);
@@ -199,6 +207,10 @@ pub(crate) mod fake {
             assert_eq!(port, DOCKER_PORT);
             let vm = Arc::clone(self);
             thread::spawn(move || vm.docker(&stream.into()));
+        }
+
+        fn lead(&self, _address: SocketAddrV4, stream: OwnedFd) -> Result<(), OwnedFd> {
+            Err(stream)
         }
 
         fn listen(&self, port: u32, on_connection: OnStream) {

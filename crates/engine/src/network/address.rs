@@ -28,6 +28,11 @@ impl Prefix {
         Self { address, length }
     }
 
+    /// One address alone.
+    pub(super) fn host(address: IpAddr) -> Self {
+        Self::new(address, if address.is_ipv4() { 32 } else { 128 })
+    }
+
     pub(super) fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
     }

@@ -142,7 +142,8 @@ impl State {
     /// Gives the kernel the rules that this state wants.
     pub(super) fn apply_rules(&self) -> Result<()> {
         let bridges = self.networks.values().filter_map(|network| network.rules(self.sandboxes.values()));
-        let rules = Ruleset { bridges: bridges.collect(), routes_only_bridges: self.forwarding };
+        let rules =
+            Ruleset { bridges: bridges.collect(), routes_only_bridges: self.forwarding, router: self.router };
         let what = || "set the machine's packet filter (nf_tables)".to_owned();
         let mut socket = match self.filter.take() {
             Some(socket) => socket,

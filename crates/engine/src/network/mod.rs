@@ -109,6 +109,8 @@ struct State {
     doomed: BTreeSet<String>,
     /// This engine made a router of the machine.
     forwarding: bool,
+    /// Who leads clients to containers by itself.
+    router: Option<ports::Router>,
     /// Kept open: with the socket of a change the kernel waits, when it is closed, until the change before it is
     /// cleared away, some 10 ms.
     filter: Cell<Option<netlink::Socket>>,

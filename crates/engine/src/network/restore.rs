@@ -53,6 +53,7 @@ impl Networks {
         }));
         let mut state = networks.state();
         seed.clone_into(&mut state.engine);
+        state.router = networks.0.publisher.router();
         let mut all_are_known = true;
         for path in files(&networks.0.directory)? {
             match Network::load(&path) {

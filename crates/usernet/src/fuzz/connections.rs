@@ -1,5 +1,5 @@
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
 use smoltcp::wire::{EthernetFrame, IpProtocol, TcpPacket};
@@ -11,6 +11,8 @@ use crate::packet::Packet;
 use crate::testing::{GATEWAY, GUEST, HOST, Wire, frame, question};
 
 const PORTS: u8 = 4;
+/// Who is behind the guest; clients of the host's are led there.
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 2), 80);
 const SYN: u8 = 2;
 
 /// What the guest knows of one of its connections.
@@ -25,6 +27,8 @@ struct Players<'a> {
     network: Network,
     wire: Wire,
     ends: [End; PORTS as usize],
+    /// The last client's end, and the port that it comes from.
+    led: (End, u16),
     listener: &'a TcpListener,
     streams: Vec<TcpStream>,
     orders: &'a [u8],
@@ -44,7 +48,14 @@ impl Players<'_> {
             let Some(packet) = Packet::parse(frame.payload()) else { continue };
             let Ok(segment) = TcpPacket::new_checked(packet.payload) else { continue };
             let index = segment.dst_port().wrapping_sub(1);
-            let Some(end) = self.ends.get_mut(usize::from(index)) else { continue };
+            let (led, from) = &mut self.led;
+            let end = if packet.target == *SERVER.ip() {
+                *from = segment.src_port();
+                Some(led)
+            } else {
+                self.ends.get_mut(usize::from(index))
+            };
+            let Some(end) = end else { continue };
             let begin = segment.seq_number().0.cast_unsigned();
             end.expected = begin.wrapping_add(u32::try_from(segment.segment_len()).unwrap());
         }
@@ -58,20 +69,31 @@ impl Players<'_> {
 
     /// A segment: which connection, flags, how much data, and by how much its numbers are beside the right ones.
     fn segment(&mut self) -> Option<()> {
-        let (index, flags, len, sequence_off, ack_off, window) =
-            (self.next()? % PORTS, self.next()?, self.next()?, self.next()?, self.next()?, self.next()?);
+        let (index, flags, len, sequence_off, ack_off, window) = (
+            self.next()? % (PORTS + 1),
+            self.next()?,
+            self.next()?,
+            self.next()?,
+            self.next()?,
+            self.next()?,
+        );
         let port = self.listener.local_addr().ok()?.port();
-        let end = &mut self.ends[usize::from(index)];
+        let (led, from) = &mut self.led;
+        let end = self.ends.get_mut(usize::from(index)).unwrap_or(led);
         let off = |number: u32, by: u8| number.wrapping_add_signed(i32::from(by.cast_signed()).pow(3));
         // The last one is with the name server, and what it says is what the orders are.
-        let (server, data) = if index + 1 == PORTS {
+        let (source, target, data) = if index == PORTS {
+            let data = vec![len; usize::from(len) * usize::from(len)];
+            (SERVER, SocketAddrV4::new(GATEWAY, *from), data)
+        } else if index + 1 == PORTS {
             let (data, rest) = self.orders.split_at(self.orders.len().min(len.into()));
             self.orders = rest;
-            ((GATEWAY, 53), data.to_vec())
+            (SocketAddrV4::new(GUEST, PORTS.into()), SocketAddrV4::new(GATEWAY, 53), data.to_vec())
         } else {
-            ((HOST, port), vec![len; usize::from(len) * usize::from(len)])
+            let data = vec![len; usize::from(len) * usize::from(len)];
+            (SocketAddrV4::new(GUEST, u16::from(index + 1)), SocketAddrV4::new(HOST, port), data)
         };
-        let mut bytes = [u16::from(index + 1).to_be_bytes(), server.1.to_be_bytes()].concat();
+        let mut bytes = [source.port().to_be_bytes(), target.port().to_be_bytes()].concat();
         bytes.extend_from_slice(&off(end.sequence, sequence_off).to_be_bytes());
         bytes.extend_from_slice(&off(end.expected, ack_off).to_be_bytes());
         let syn = flags & SYN != 0;
@@ -84,7 +106,7 @@ impl Players<'_> {
             let counted = u32::try_from(data.len()).unwrap() + u32::from(flags & 3 != 0);
             end.sequence = end.sequence.wrapping_add(counted);
         }
-        self.wire.from_guest.push_back(frame(GUEST, server.0, IpProtocol::Tcp, &bytes));
+        self.wire.from_guest.push_back(frame(*source.ip(), *target.ip(), IpProtocol::Tcp, &bytes));
         Some(())
     }
 
@@ -108,6 +130,14 @@ impl Players<'_> {
         Some(())
     }
 
+    /// A client of the host's wants to the guest.
+    fn lead(&mut self) {
+        let Ok(address) = self.listener.local_addr() else { return };
+        let client = TcpStream::connect(address).unwrap();
+        // When the guest has said nothing yet, it comes back and ends here.
+        let _ = self.network.entrance().lead(SERVER, client.into());
+    }
+
     fn play(&mut self) {
         while let Some(order) = self.next() {
             let went_on = match order % 8 {
@@ -118,8 +148,10 @@ impl Players<'_> {
                     Some(())
                 }
                 _ => {
-                    if order == 0xff {
-                        self.network.reset();
+                    match order {
+                        0xff => self.network.reset(),
+                        0x0f => self.lead(),
+                        _ => {}
                     }
                     Some(())
                 }
@@ -151,7 +183,16 @@ fn connections() {
         asks.extend_from_slice(&[0, 3, 24, len + 2, 0, 0, 0xff, 0, len]);
         asks.extend_from_slice(&query);
     }
+    // The guest is heard of, a client is led in, and the server agrees.
+    const LED: [u8; 11] = [0, 0, 20, 0, 0, 0, 0, 0x0f, 7, 7, 7];
+    const AGREED: [u8; 7] = [0, 4, SYN | 16, 0, 0, 0, 0xff];
+    let behind = |flags, len| [0, 4, flags, len, 0, 0, 0xff];
+    let led = |orders: &[&[u8]]| [&LED[..], &AGREED, &orders.concat()].concat();
     let samples = vec![
+        led(&[&behind(24, 100), &[4, 0, 1], &[4, 0, 0], &behind(16, 0), &behind(17, 0), &[4, 0, 2]]),
+        led(&[&[4, 0, 240], &[4, 0, 2], &behind(16, 0), &behind(17, 0), &[0x0f], &AGREED]),
+        led(&[&behind(24, 100), &behind(20, 0)]),
+        [&LED[..], &behind(20, 0)].concat(),
         asks,
         one(&[&DATA, &[4, 0, 1], &[4, 0, 0], &ACK, &FIN, &[4, 0, 2], &ACK]),
         one(&[&[4, 0, 240], &[4, 0, 2], &[7], &ACK, &DATA, &FIN]),
@@ -166,6 +207,7 @@ fn connections() {
             network: Network::new(small()).unwrap(),
             wire: Wire::default(),
             ends: [End::default(); PORTS as usize],
+            led: Default::default(),
             listener: &listeners[turn % listeners.len()],
             streams: Vec::new(),
             orders: &orders[..orders.len().min(300)],

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::net::{
@@ -243,6 +244,24 @@ pub(crate) fn told(event: &Event) -> (u64, bool, bool) {
         over || flags.intersects(EventFlags::IN | EventFlags::RDHUP),
         over || flags.contains(EventFlags::OUT),
     )
+}
+
+/// Makes a descriptor readable from any thread. Watch it for changes: it stays readable.
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Bell(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    pub(crate) fn as_owned(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    pub(crate) fn ring(&self) {
+        // It fails only when it was rung 2⁶⁴ times.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
 }
 
 /// A timer that makes a descriptor readable.

@@ -3,6 +3,9 @@
 //! The guest's request is answered only when the host's socket is connected, so that it hears what really happened: a
 //! refusal is a reset, a host without a way to it an ICMP message, and silence is silence.
 //!
+//! Clients of the host's that are led to the guest are asked for in the guest, from the router's address. Their sockets are
+//! connected already; when the guest refuses them, they are closed.
+//!
 //! smoltcp looks through all sockets of a set for each packet. Here every connection has a set of its own and packets are
 //! led to it by their addresses, so that an idle connection costs nothing but memory.
 //!
@@ -14,7 +17,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -44,6 +47,9 @@ type Key = (SocketAddr, SocketAddr);
 
 /// Descriptors that the network leaves to the rest of the process.
 const DESCRIPTORS_LEFT: usize = 256;
+
+/// Ports of the router's that clients come from: none of those that it serves.
+const FIRST_CLIENT_PORT: u16 = 1024;
 
 struct Flow {
     key: Key,
@@ -103,6 +109,8 @@ pub(crate) struct Tcp {
     /// Without any socket, for packets that belong to no connection: smoltcp resets them.
     nobody: SocketSet<'static>,
     told_of_limit: bool,
+    /// The port of the router's that the next client comes from, if it is free.
+    next_port: u16,
 }
 
 impl Tcp {
@@ -133,6 +141,7 @@ impl Tcp {
             dialing: 0,
             nobody: SocketSet::new(Vec::new()),
             told_of_limit: false,
+            next_port: FIRST_CLIENT_PORT,
         }
     }
 
@@ -181,6 +190,57 @@ impl Tcp {
         }
     }
 
+    /// Whether a packet belongs to a connection with who is behind the guest.
+    pub(crate) fn was_led_to(&self, packet: &Packet<'_>) -> bool {
+        packet.tcp().is_some_and(|segment| self.by_key.contains_key(&(segment.guest, segment.peer)))
+    }
+
+    /// Asks the guest, or who is behind it, for a connection with a client of the host's.
+    pub(crate) fn lead_in(
+        &mut self,
+        guest: SocketAddrV4,
+        client: OwnedFd,
+        config: &Config,
+        poller: &mut Poller,
+        now: Instant,
+    ) {
+        if self.flows.len() >= self.limits.connections {
+            return self.tell_of_limit();
+        }
+        // `adapt` comes first in each exchange.
+        let Some((interface, _)) = &mut self.interface else { return };
+        let (by_key, next) = (&self.by_key, &mut self.next_port);
+        // One of these is free, as there are not so many connections.
+        let free = (0..=by_key.len()).find_map(|_| {
+            let key = (guest.into(), SocketAddr::new(config.gateway.into(), *next));
+            *next = next.checked_add(1).unwrap_or(FIRST_CLIENT_PORT);
+            (!by_key.contains_key(&key)).then_some(key)
+        });
+        let Some(key) = free else { return };
+        let led = poller
+            .add(&client, Owner::Tcp)
+            .and_then(|id| Ok((id, Relay::asking(client, key, interface, now)?)));
+        match led {
+            Ok((id, relay)) => {
+                let phase = Phase::Open(Box::new(relay));
+                self.flows.insert(id, Flow { key, phase, in_line: true, deadline: None });
+                self.by_key.insert(key, id);
+                self.line.push_back(id);
+            }
+            Err(error) => tracing::warn!(%error, "a client cannot be led to {guest}"),
+        }
+    }
+
+    fn tell_of_limit(&mut self) {
+        if !std::mem::replace(&mut self.told_of_limit, true) {
+            tracing::warn!(
+                connections = self.flows.len(),
+                dialing = self.dialing,
+                "the guest has too many connections; it gets no more for now"
+            );
+        }
+    }
+
     /// The guest asks for a connection.
     fn request(&mut self, key: Key, packet: &Packet<'_>, context: &mut Context<'_, '_>) {
         let Context { config, servers, poller, out, now } = context;
@@ -202,15 +262,8 @@ impl Tcp {
             Destination::None => return,
         };
         if self.dialing >= self.limits.dialing || self.flows.len() >= self.limits.connections {
-            if !std::mem::replace(&mut self.told_of_limit, true) {
-                tracing::warn!(
-                    connections = self.flows.len(),
-                    dialing = self.dialing,
-                    "the guest has too many connections; it gets no more for now"
-                );
-            }
             // It will ask again.
-            return;
+            return self.tell_of_limit();
         }
         let socket = match target {
             Some(target) => sys::dial(target),
@@ -324,7 +377,7 @@ impl Tcp {
         let Phase::Dialing { socket, request, .. } = flow.phase else { return false };
         let Some(packet) = Packet::parse(&request) else { return false };
         let Some(segment) = packet.tcp() else { return false };
-        let opened = outcome.and_then(|()| Relay::new(socket, flow.key.1, segment, now));
+        let opened = outcome.and_then(|()| Relay::answering(socket, flow.key.1, segment, now));
         match (opened, &mut self.interface) {
             (Ok(mut relay), Some((interface, _))) => {
                 let at = self.clock.at(now);

@@ -30,6 +30,14 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// come. A guest that holds back a short segment until then (Nagle's algorithm) notices it, so it is not long.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(1);
 
+/// How long a client of the host's waits for who it is led to.
+const CLIENTS_PATIENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(20);
+
+/// Who is behind the guest may be gone without a word. When nothing was heard of it for the first time, it is asked for a
+/// sign of life; after the second, the connection is over.
+const QUIET: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
+const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(120);
+
 /// What a connection wants after its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -53,8 +61,10 @@ pub(super) struct Relay {
     window: Window,
     /// When bytes were last moved.
     moved: Instant,
-    /// smoltcp has the guest's request.
+    /// smoltcp has the guest's request, or has one for it.
     requested: bool,
+    /// Both sides have agreed to it, if the guest was asked.
+    agreed: bool,
     /// The host's socket had something to read, or room, when it was last asked.
     readable: bool,
     writable: bool,
@@ -140,19 +150,56 @@ impl Relay {
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub(super) fn new(host: OwnedFd, peer: SocketAddr, request: Segment, now: Instant) -> io::Result<Self> {
+    pub(super) fn answering(
+        host: OwnedFd,
+        peer: SocketAddr,
+        request: Segment,
+        now: Instant,
+    ) -> io::Result<Self> {
+        // The request has a number itself.
+        let first = request.sequence.wrapping_add(1);
+        // It fails for port 0 only, of which no segment gets here.
+        Self::new(host, first, now, |socket| {
+            socket.listen(listen_at(peer)).map_err(|_| io::ErrorKind::InvalidInput.into())
+        })
+    }
+
+    /// A connection whose end on the host is there, and that of the guest is asked for. `peer` is who asks.
+    ///
+    /// # Errors
+    /// When there is no memory for it, and when no such connection can be.
+    pub(super) fn asking(
+        host: OwnedFd,
+        (guest, peer): (SocketAddr, SocketAddr),
+        interface: &mut Interface,
+        now: Instant,
+    ) -> io::Result<Self> {
+        // The guest's first number comes with its answer.
+        let mut relay = Self::new(host, 0, now, |socket| {
+            socket.set_timeout(Some(CLIENTS_PATIENCE));
+            let asked = socket.connect(interface.context(), guest, listen_at(peer));
+            asked.map_err(|_| io::ErrorKind::InvalidInput.into())
+        })?;
+        relay.requested = true;
+        relay.agreed = false;
+        Ok(relay)
+    }
+
+    fn new(
+        host: OwnedFd,
+        first: u32,
+        now: Instant,
+        begin: impl FnOnce(&mut Socket<'_>) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let mut pages = Pages::new(2 * RING_BYTES)?;
         // SAFETY: they are given out once, to a socket that is dropped before the pages are.
         let (receive, send) = unsafe { pages.bytes() }.split_at_mut(RING_BYTES);
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
         socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_nagle_enabled(false);
-        // It fails for port 0 only, of which no segment gets here.
-        socket.listen(listen_at(peer)).map_err(|_| io::ErrorKind::InvalidInput)?;
+        begin(&mut socket)?;
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        // The request has a number itself.
-        let first = request.sequence.wrapping_add(1);
         Ok(Relay {
             sockets,
             pages,
@@ -163,6 +210,7 @@ impl Relay {
             window: Window::new(first),
             moved: now,
             requested: false,
+            agreed: true,
             readable: true,
             writable: true,
             host_ended: false,
@@ -197,9 +245,15 @@ impl Relay {
         if std::mem::replace(&mut self.requested, true) && self.socket().state() == State::Listen {
             return;
         }
+        let asked = self.socket().state() == State::SynSent;
+        if asked && (segment.agrees || segment.opens) {
+            self.from_guest.first = segment.sequence.wrapping_add(1);
+            self.window.agreed(packet.payload, self.from_guest.first);
+        }
         let queued = self.socket().recv_queue();
-        // A request that is repeated brings nothing.
-        let keep = if segment.opens { 0 } else { self.from_guest.admit(segment, queued, budget) };
+        // What opens a connection brings nothing, nor does it when it is repeated.
+        let keep =
+            if segment.opens || segment.agrees { 0 } else { self.from_guest.admit(segment, queued, budget) };
         let cut;
         let bytes = if keep < segment.len {
             let Some(rest) = packet.cut(keep) else { return };
@@ -211,6 +265,12 @@ impl Relay {
         self.set_window(budget);
         let mut link = Link::new(Some(bytes), out, Some(&mut self.window));
         interface.poll_ingress_single(now, &mut link, &mut self.sockets);
+        let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
+        if !self.agreed && socket.may_send() {
+            self.agreed = true;
+            socket.set_timeout(Some(SILENCE));
+            socket.set_keep_alive(Some(QUIET));
+        }
     }
 
     fn set_window(&mut self, budget: &Budget) {
@@ -371,11 +431,11 @@ impl Relay {
         matches!(self.socket().state(), State::Closed | State::TimeWait | State::Listen)
     }
 
-    /// Closes the host's end: in order if both sides have ended in order.
+    /// Closes the host's end: in order if both sides have ended in order, or if there never was another.
     pub(super) fn close(mut self, budget: &mut Budget) {
         self.from_guest.held.forget(budget);
         self.from_host.held.forget(budget);
-        if !(self.host_ended && self.guest_ended) {
+        if self.agreed && !(self.host_ended && self.guest_ended) {
             sys::reset(self.host);
         }
     }

@@ -35,6 +35,15 @@ impl Window {
         Window { edge: first, told: first, shift: 0, sent: 0, acknowledged: first }
     }
 
+    /// Learns the first number of a guest that was asked for a connection, from the segment that agrees to it.
+    pub(super) fn agreed(&mut self, segment: &[u8], first: u32) {
+        // Windows are shifted if both want it.
+        let shifts =
+            TcpPacket::new_checked(segment).is_ok_and(|segment| shift_of(segment.options()).is_some());
+        let shift = if shifts { self.shift } else { 0 };
+        *self = Window { shift, sent: self.sent, ..Window::new(first) };
+    }
+
     /// Sets how many bytes the guest may send behind `next`, the first that is not here.
     pub(super) fn set(&mut self, next: u32, room: usize) {
         self.edge = next.wrapping_add(u32::try_from(room).unwrap_or(0));
@@ -45,16 +54,21 @@ impl Window {
         let ip_bytes =
             if packet.first().is_some_and(|byte| byte >> 4 == 6) { IPV6_BYTES } else { IPV4_BYTES };
         let Some(Ok(mut segment)) = packet.get_mut(ip_bytes..).map(TcpPacket::new_checked) else { return };
-        if !segment.ack() || segment.rst() {
+        if segment.rst() {
             return;
         }
-        let TcpSeqNumber(acknowledged) = segment.ack_number();
-        self.acknowledged = acknowledged.cast_unsigned();
         let TcpSeqNumber(sequence) = segment.seq_number();
         let end = sequence.cast_unsigned().wrapping_add(u32::try_from(segment.segment_len()).unwrap_or(0));
         if segment.syn() || distance(self.sent, end) > 0 {
             self.sent = end;
         }
+        if !segment.ack() {
+            // It asks for a connection, and is answered without data.
+            self.shift = shift_of(segment.options_mut()).unwrap_or(0);
+            return;
+        }
+        let TcpSeqNumber(acknowledged) = segment.ack_number();
+        self.acknowledged = acknowledged.cast_unsigned();
         // The window of the first packet is not shifted, but says how those after it are.
         let shift = if segment.syn() { 0 } else { self.shift };
         let offered = u32::from(segment.window_len()) << shift;
@@ -63,7 +77,7 @@ impl Window {
         segment.set_window_len(window);
         self.told = self.acknowledged.wrapping_add(u32::from(window) << shift);
         if segment.syn() {
-            self.shift = shift_of(segment.options_mut());
+            self.shift = shift_of(segment.options_mut()).unwrap_or(0);
         }
     }
 
@@ -102,11 +116,11 @@ impl Window {
     }
 }
 
-/// By how many bits the windows that follow are shifted.
-fn shift_of(mut options: &[u8]) -> u8 {
+/// By how many bits the windows that follow are shifted, if that is said.
+fn shift_of(mut options: &[u8]) -> Option<u8> {
     while let Ok((rest, option)) = TcpOption::parse(options) {
         match option {
-            TcpOption::WindowScale(shift) => return shift.min(14),
+            TcpOption::WindowScale(shift) => return Some(shift.min(14)),
             TcpOption::EndOfList => break,
             _ => options = rest,
         }
@@ -114,5 +128,5 @@ fn shift_of(mut options: &[u8]) -> u8 {
             break;
         }
     }
-    0
+    None
 }

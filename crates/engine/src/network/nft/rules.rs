@@ -4,7 +4,7 @@
 use std::{io, net::IpAddr};
 
 use super::{End, Hook, Rule, Table, Verdict};
-use crate::network::{address::Prefix, netlink::Socket, options::GatewayMode};
+use crate::network::{address::Prefix, netlink::Socket, options::GatewayMode, ports::Router};
 
 /// The engine's table.
 const TABLE: &str = "coracle";
@@ -63,6 +63,8 @@ pub(in crate::network) struct Ruleset {
     pub(in crate::network) bridges: Vec<BridgeRules>,
     /// This engine made a router of the machine: it routes for bridges alone.
     pub(in crate::network) routes_only_bridges: bool,
+    /// Leads clients to published TCP ports by itself.
+    pub(in crate::network) router: Option<Router>,
 }
 
 const LOOPBACK_V4: Prefix = Prefix { address: IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0)), length: 8 };
@@ -82,6 +84,7 @@ impl Ruleset {
         table.base_chain("postrouting", Hook::NatPostrouting);
         table.chain("ports");
         table.chain("between");
+        self.routed(&mut table);
         self.direct(&mut table);
         self.ports(&mut table);
         self.forward(&mut table);
@@ -96,6 +99,28 @@ impl Ruleset {
             }
         }
         table.commit(socket)
+    }
+
+    /// Who the router leads to a published port comes from the bridge's address, as from the engine's listeners: whatever
+    /// routes a container has, its answers find the way back.
+    fn routed(&self, table: &mut Table) {
+        let Some(Router { interface, address }) = self.router else { return };
+        let router = Prefix::host(address);
+        let may_be_led = |port: &&PublishedRule| {
+            port.host_port != 0 && port.protocol == TCP && port.container.is_ipv4() == address.is_ipv4()
+        };
+        for bridge in &self.bridges {
+            for port in bridge.published.iter().filter(may_be_led) {
+                let rule = Rule::new()
+                    .comes_from(interface)
+                    .within(End::Source, router)
+                    .within(End::Destination, Prefix::host(port.container))
+                    .port(port.protocol, port.container_port);
+                table.rule("raw-prerouting", rule.end(Verdict::Accept));
+            }
+            let led_in = Rule::new().goes_to(&bridge.interface).within(End::Source, router);
+            table.rule("postrouting", led_in.masquerade());
+        }
     }
 
     /// Nobody outside of a bridge routes to its containers directly, past what is published, unless its mode is
@@ -115,8 +140,7 @@ impl Ruleset {
                     .comes_not_from("lo")
                     .within(End::Destination, subnet.prefix);
                 if let Some(gateway) = subnet.gateway {
-                    let length = if gateway.is_ipv4() { 32 } else { 128 };
-                    rule = rule.outside(End::Destination, Prefix::new(gateway, length));
+                    rule = rule.outside(End::Destination, Prefix::host(gateway));
                 }
                 table.rule("raw-prerouting", rule.end(Verdict::Drop));
             }
@@ -142,8 +166,7 @@ impl Ruleset {
             let rule = if port.host.is_unspecified() {
                 Rule::new().family(port.host.is_ipv4())
             } else {
-                let length = if port.host.is_ipv4() { 32 } else { 128 };
-                Rule::new().within(End::Destination, Prefix::new(port.host, length))
+                Rule::new().within(End::Destination, Prefix::host(port.host))
             };
             let rule = rule.port(port.protocol, port.host_port);
             table.rule("ports", rule.redirect(port.container, port.container_port));
@@ -178,9 +201,7 @@ impl Ruleset {
         for bridge in &self.bridges {
             let name = &bridge.interface;
             for port in &bridge.published {
-                let length = if port.container.is_ipv4() { 32 } else { 128 };
-                let rule =
-                    Rule::new().goes_to(name).within(End::Destination, Prefix::new(port.container, length));
+                let rule = Rule::new().goes_to(name).within(End::Destination, Prefix::host(port.container));
                 table.rule("forward", rule.port(port.protocol, port.container_port).end(Verdict::Accept));
             }
             for subnet in &bridge.subnets {
@@ -217,7 +238,7 @@ pub(in crate::network) fn resolver(
     let mut table = Table::replacing(RESOLVER_TABLE);
     table.base_chain("output", Hook::NatOutput);
     for (protocol, to) in [(UDP, udp_port), (TCP, tcp_port)] {
-        let rule = Rule::new().within(End::Destination, Prefix::new(address, 32)).port(protocol, port);
+        let rule = Rule::new().within(End::Destination, Prefix::host(address)).port(protocol, port);
         table.rule("output", rule.redirect(address, to));
     }
     table.commit(socket)

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufReader, Read},
-    net::Shutdown,
+    net::{Shutdown, SocketAddr, SocketAddrV4},
     time::Duration,
 };
 
@@ -11,11 +11,12 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 use vsock::VsockStream;
 use wire::{
     line,
+    network::{CARD, GATEWAY},
     ports::{self, Open, Opened},
     vsock::HOST_CID,
 };
 
-use super::{Listeners, Listening, PortPublisher, Protocol, Published, PublishedPort, tcp, udp};
+use super::{Listeners, Listening, PortPublisher, Protocol, Published, PublishedPort, Router, tcp, udp};
 use crate::error::{Result, errno_of, errno_text};
 
 /// How long the host may take to open a port, and to close it.
@@ -57,17 +58,22 @@ impl HostPorts {
 
 impl HostPorts {
     /// Opens a port on the host, and not here.
-    pub(super) fn open_on_host(&self, port: &PublishedPort) -> io::Result<OnHost> {
+    /// `container` is where its TCP clients may be led by the host's router.
+    pub(super) fn open_on_host(
+        &self,
+        port: &PublishedPort,
+        container: Option<SocketAddrV4>,
+    ) -> io::Result<OnHost> {
         let runtime = self.here.handle()?;
         let _entered = runtime.enter();
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, libc::VMADDR_PORT_ANY))?;
         let guest_port = listener.local_addr()?.port();
-        let container = port.container;
         let (protocol, carrying) = match port.protocol {
             Protocol::Tcp => {
-                (ports::Protocol::Tcp, Listening::start(runtime, tcp::serve(listener, container)))
+                (ports::Protocol::Tcp, Listening::start(runtime, tcp::serve(listener, port.container)))
             }
             Protocol::Udp => {
+                let container = port.container;
                 let serving = async move {
                     if let Ok((stream, _)) = listener.accept().await {
                         udp::serve_stream(stream, container).await;
@@ -76,7 +82,7 @@ impl HostPorts {
                 (ports::Protocol::Udp, Listening::start(runtime, serving))
             }
         };
-        let host = self.ask(&Open { address: port.host, protocol, guest_port })?;
+        let host = self.ask(&Open { address: port.host, protocol, guest_port, container })?;
         Ok(OnHost { host, _carrying: carrying })
     }
 }
@@ -89,7 +95,15 @@ impl PortPublisher for HostPorts {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => None,
             Err(error) => return Err(error),
         };
-        Ok(Box::new(OnBoth { _host: self.open_on_host(port)?, _here: here }))
+        let container = match (port.protocol, port.container) {
+            (Protocol::Tcp, SocketAddr::V4(container)) => Some(container),
+            _ => None,
+        };
+        Ok(Box::new(OnBoth { _host: self.open_on_host(port, container)?, _here: here }))
+    }
+
+    fn router(&self) -> Option<Router> {
+        Some(Router { interface: CARD, address: GATEWAY.into() })
     }
 }
 

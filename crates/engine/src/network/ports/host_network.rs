@@ -72,7 +72,7 @@ impl Ports {
             };
             let Listener { protocol, address } = listener;
             let port = PublishedPort { host: address, container, protocol };
-            let opened = self.host.open_on_host(&port).map_or_else(
+            let opened = self.host.open_on_host(&port, None).map_or_else(
                 |error| {
                     if !again {
                         tell(&listener, &error);

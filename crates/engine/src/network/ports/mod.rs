@@ -139,6 +139,19 @@ pub(crate) trait PortPublisher: Send + Sync {
     /// # Errors
     /// As of `bind(2)`: somebody else has the port.
     fn publish(&self, port: &PublishedPort) -> io::Result<Box<dyn Published>>;
+
+    /// Who may lead clients to published TCP ports past this machine's own ports.
+    fn router(&self) -> Option<Router> {
+        None
+    }
+}
+
+/// A neighbour of this machine that sends to containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Router {
+    /// The interface that it is behind.
+    pub(crate) interface: &'static str,
+    pub(crate) address: IpAddr,
 }
 
 /// An open port.
