@@ -2,6 +2,7 @@ use tests::case::Case;
 
 mod commands;
 mod crash;
+mod disk;
 mod life;
 mod refusals;
 
@@ -9,6 +10,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
         ("commands", commands::cases()),
         ("crash", crash::cases()),
+        ("disk", disk::cases()),
         ("life", life::cases()),
         ("refusals", refusals::cases()),
     ]
