@@ -16,13 +16,16 @@ const KILLS: usize = 50;
 
 pub(crate) fn freed() -> Result<Vec<Figure>> {
     let engine = Engine::start(Kind::Machine)?;
+    let machine = engine.machine()?;
+    // Room for the container, its archive and the image at once.
+    machine.ok(["config", "set", "disk", "40G"])?;
+    machine.ok(["restart"])?;
     engine.load_busybox()?;
     let docker = |args: &[&str]| engine.docker(args).timeout(PATIENCE).output()?.text();
     let script = format!("dd if=/dev/zero of=/data bs=1M count={} && sync", SIZE >> 20);
     docker(&["run", "--network", "none", "--name", "big", "busybox", "sh", "-c", &script])?;
     docker(&["commit", "big", "big"])?;
     docker(&["rm", "big"])?;
-    let machine = engine.machine()?;
     machine.ok(["shell", "--", "sync"])?;
     wait::eventually_true("the container's blocks are back", PATIENCE, || {
         Ok(machine.disk_used()? < 2 * SIZE)
