@@ -5,6 +5,7 @@ mod crash;
 mod disk;
 mod life;
 mod refusals;
+mod volume;
 
 pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
     vec![
@@ -13,5 +14,6 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("disk", disk::cases()),
         ("life", life::cases()),
         ("refusals", refusals::cases()),
+        ("volume", volume::cases()),
     ]
 }

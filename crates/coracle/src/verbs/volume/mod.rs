@@ -135,7 +135,11 @@ fn list(engine: &Engine, json: bool) -> Result<()> {
     for volume in volumes.unwrap_or_default() {
         let usage = volume.usage_data.unwrap_or_default();
         // Below zero: not known.
-        let size = u64::try_from(usage.size).map_or_else(|_| "-".to_owned(), human);
+        let size = match u64::try_from(usage.size) {
+            Ok(bytes @ 0..1024) => format!("{bytes} B"),
+            Ok(bytes) => human(bytes),
+            Err(_) => "-".to_owned(),
+        };
         let users = u64::try_from(usage.ref_count).map_or_else(|_| "-".to_owned(), |count| count.to_string());
         table.row([volume.name, size, users, volume.created_at]);
     }
