@@ -12,6 +12,7 @@ use rustix::{
     io::Errno,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::oneshot;
 use wire::docker::{
     container::PathStat,
     volume::{File, FileKind},
@@ -29,7 +30,7 @@ use crate::{
 /// How many files of one directory are listed: some 20 MB of an answer.
 const MAX_FILES: usize = 100_000;
 
-/// A volume that is mounted as long as its files are looked at.
+/// A volume that is mounted as long as its files are looked at. To be made and dropped on threads that may block.
 struct Held {
     volumes: Volumes,
     user: String,
@@ -117,22 +118,29 @@ impl Volumes {
     /// No such volume or path.
     pub(crate) async fn archive_path(&self, name: &str, path: &str) -> Result<(PathStat, ArchiveStream)> {
         let (volumes, volume, asked) = (self.clone(), name.to_owned(), path.to_owned());
-        let opened = crate::blocking(move || {
-            let held = Held::new(&volumes, &volume)?;
-            let opened = open_source(&held.root, &absolute(&asked));
-            opened.map(|opened| (opened, held)).map_err(|failure| tell(failure, &asked, &volume))
-        });
-        let ((stat, source), held) = opened.await?;
         let (outgoing, stream) = Outgoing::new();
+        let (tell_stat, told) = oneshot::channel();
+        // All of it on a thread that may block: whoever holds a volume last may have to wait.
         tokio::task::spawn_blocking(move || {
+            let opened = Held::new(&volumes, &volume).and_then(|held| {
+                let opened = open_source(&held.root, &absolute(&asked));
+                opened.map(|opened| (opened, held)).map_err(|failure| tell(failure, &asked, &volume))
+            });
+            let (source, _held) = match opened {
+                Ok(((stat, source), held)) => match tell_stat.send(Ok(stat)) {
+                    Ok(()) => (source, held),
+                    Err(_) => return,
+                },
+                Err(error) => return drop(tell_stat.send(Err(error))),
+            };
             let mut archive = ArchiveWriter::new(outgoing);
             match source.write(&mut archive) {
                 // A client that has left misses nothing.
                 Ok(()) => drop(archive.finish()),
                 Err(error) => archive.into_sink().fail(error),
             }
-            drop(held);
         });
+        let stat = told.await.context(|| format!("look into the volume {name}"))??;
         Ok((stat, stream))
     }
 

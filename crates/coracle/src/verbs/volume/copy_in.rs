@@ -48,31 +48,31 @@ fn target(
     found: &Metadata,
     content: bool,
 ) -> Result<(Place, String)> {
-    let path = place.path_or_root();
-    // A link is followed, as by whoever would write to it.
-    let followed = place.at(&format!("{}/", path.trim_end_matches('/')));
-    let there = match followed.stat(engine)? {
-        Some(stat) => Some(stat),
-        None => place.stat(engine)?,
-    };
+    let mut at = place.at(&place.path_or_root());
+    let mut there = at.stat(engine)?;
+    // A link is followed, as by whoever writes to it.
+    if let Some(link) = there.as_ref().filter(|stat| !stat.link_target.is_empty()) {
+        at = place.at(&link.link_target);
+        there = at.stat(engine)?;
+    }
+    let (path, volume) = (at.path.as_str(), &at.volume);
     match there {
+        Some(stat) if is_directory(&stat) && content => return Ok((at, String::new())),
         Some(stat) if is_directory(&stat) => {
-            if content {
-                return Ok((followed, String::new()));
-            }
-            let name = source.canonicalize().ok().filter(|_| source.file_name().is_none());
-            let name = name.as_deref().unwrap_or(source).file_name();
-            let name = name.and_then(|name| name.to_str()).context("what is copied has no name")?;
-            return Ok((followed, name.to_owned()));
+            let resolved = source.canonicalize().ok().filter(|_| source.file_name().is_none());
+            let name = resolved.as_deref().unwrap_or(source).file_name().and_then(|name| name.to_str());
+            let name =
+                name.with_context(|| format!("{} has no name that it could keep", source.display()))?;
+            return Ok((at, name.to_owned()));
         }
-        Some(_) if found.is_dir() => bail!("{path} in the volume {} is no directory", place.volume),
+        Some(_) if found.is_dir() => bail!("{path} in the volume {volume} is no directory"),
         None if path.ends_with('/') && !found.is_dir() => {
-            bail!("there is no directory {path} in the volume {}", place.volume)
+            bail!("there is no directory {path} in the volume {volume}")
         }
         _ => {}
     }
-    let (above, name) =
-        path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path.trim_end_matches('/')));
+    let path = path.trim_end_matches('/');
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
     Ok((place.at(&format!("{above}/")), name.to_owned()))
 }
 
@@ -173,7 +173,7 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names("x"), ["x/", "x/inner/", "x/inner/file", "x/link"]);
-        assert_eq!(names(""), ["inner/", "inner/file", "link"]);
+        assert_eq!(names("x"), ["x", "x/inner", "x/inner/file", "x/link"]);
+        assert_eq!(names(""), ["inner", "inner/file", "link"]);
     }
 }

@@ -1,7 +1,8 @@
 use std::{
     fs,
     io::{self, Read},
-    path::{Path, PathBuf},
+    os::unix::fs::PermissionsExt,
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +20,8 @@ pub(super) fn run(engine: &Engine, place: &Place, to: &str) -> Result<()> {
         io::copy(&mut answer.body(), &mut io::stdout().lock()).context("cannot pass the archive on")?;
         return Ok(());
     }
-    let target = Target::choose(Path::new(to), &stat.name, is_directory(&stat))?;
+    let name = Name::of(&stat.name)?;
+    let target = Target::choose(Path::new(to), name, is_directory(&stat))?;
     let mut body = answer.body();
     match target {
         Target::Into(directory) => unpack(&mut body, &directory),
@@ -29,13 +31,48 @@ pub(super) fn run(engine: &Engine, place: &Place, to: &str) -> Result<()> {
                 .prefix(".coracle-copy-")
                 .tempdir_in(&directory)
                 .with_context(|| format!("cannot write to {}", directory.display()))?;
-            unpack(&mut body, whole.path())?;
-            // With /. the content itself was asked for.
-            let made = match stat.name.as_str() {
-                "." | "/" => whole.keep(),
-                name => whole.path().join(name),
+            let copy = whole.path().join("copy");
+            fs::create_dir(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
+            unpack(&mut body, &copy)?;
+            let made = match name {
+                Name::Content => copy,
+                Name::Own(name) => copy.join(name),
             };
-            fs::rename(&made, &path).with_context(|| format!("cannot make {}", path.display()))
+            rename(&made, &path).with_context(|| format!("cannot make {}", path.display()))
+        }
+    }
+}
+
+/// Also of a directory that may not be written to: that it moves elsewhere changes it.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(from)?;
+    if !found.is_dir() {
+        return fs::rename(from, to);
+    }
+    let mut writable = found.permissions();
+    writable.set_mode(writable.mode() | 0o700);
+    fs::set_permissions(from, writable)?;
+    fs::rename(from, to)?;
+    fs::set_permissions(to, found.permissions())
+}
+
+/// What the members of an archive are below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name<'a> {
+    /// Nothing: the content of a directory was asked for.
+    Content,
+    Own(&'a str),
+}
+
+impl Name<'_> {
+    /// # Errors
+    /// What is no name of a file: it comes from the machine, and must not lead elsewhere.
+    fn of(name: &str) -> Result<Name<'_>> {
+        let mut parts = Path::new(name).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::CurDir | Component::RootDir), None) => Ok(Name::Content),
+            (Some(Component::Normal(_)), None) => Ok(Name::Own(name)),
+            _ => bail!("the engine calls what is copied {name:?}, which is no name of a file"),
         }
     }
 }
@@ -51,15 +88,15 @@ enum Target {
 
 impl Target {
     /// For a copy of something called `name`.
-    fn choose(to: &Path, name: &str, is_directory: bool) -> Result<Target> {
+    fn choose(to: &Path, name: Name<'_>, is_directory: bool) -> Result<Target> {
         let shown = to.display();
         match fs::metadata(to) {
             Ok(found) if found.is_dir() => {
-                let taken = to.join(name);
-                if !matches!(name, "." | "/")
-                    && taken.symlink_metadata().is_ok_and(|there| there.is_dir() != is_directory)
-                {
-                    bail!("{} is in the way of what is copied", taken.display());
+                if let Name::Own(name) = name {
+                    let taken = to.join(name);
+                    if taken.symlink_metadata().is_ok_and(|there| there.is_dir() != is_directory) {
+                        bail!("{} is in the way of what is copied", taken.display());
+                    }
                 }
                 return Ok(Target::Into(to.to_owned()));
             }
@@ -119,8 +156,6 @@ fn unpack(body: &mut impl Read, directory: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -131,7 +166,9 @@ mod tests {
         fs::create_dir(at("dir/taken")).unwrap();
         fs::write(at("file"), "").unwrap();
         let renamed = |name: &str| Target::As { directory: directory.path().to_owned(), path: at(name) };
-        let choose = |to: &str, name: &str, is_directory| Target::choose(&at(to), name, is_directory);
+        let choose = |to: &str, name: &str, is_directory| {
+            Target::choose(&at(to), Name::of(name).unwrap(), is_directory)
+        };
         assert_eq!(choose("dir", "x", false).unwrap(), Target::Into(at("dir")));
         assert_eq!(choose("dir", "taken", true).unwrap(), Target::Into(at("dir")));
         assert_eq!(choose("dir", ".", true).unwrap(), Target::Into(at("dir")));
@@ -141,6 +178,17 @@ mod tests {
         assert!(choose("dir", "taken", false).is_err());
         assert!(choose("new/", "x", false).is_err());
         assert!(choose("none/new", "x", false).is_err());
+    }
+
+    #[test]
+    fn names_lead_nowhere() {
+        assert_eq!(Name::of("a b").unwrap(), Name::Own("a b"));
+        for content in [".", "/", "./"] {
+            assert_eq!(Name::of(content).unwrap(), Name::Content, "{content}");
+        }
+        for odd in ["", "..", "../x", "/etc/passwd", "a/b", "a/.."] {
+            assert!(Name::of(odd).is_err(), "{odd}");
+        }
     }
 
     fn archive(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
