@@ -29,7 +29,8 @@ fn volume<const N: usize>(t: &Target, args: [&str; N]) -> Result<Program> {
         (Ok(machine), _) => program.env("CORACLE_HOME", machine.home()).args(args),
         (Err(_), Server::Unix(socket)) => {
             let (verb, rest) = args.split_first().context("no verb")?;
-            program.args([verb, "--host", &format!("unix://{}", socket.display())]).args(rest)
+            let host = format!("unix://{}", socket.display());
+            program.args([verb, "--host", host.as_str()]).args(rest)
         }
         (Err(_), _) => anyhow::bail!("the engine has no socket"),
     })
@@ -58,10 +59,10 @@ fn list(t: &Target) -> Outcome {
     let table = ok(t, ["ls"])?;
     ensure!(table.starts_with("NAME"), "{table}");
     let line = table.lines().find(|line| line.starts_with(&name)).context("not listed")?;
-    ensure!(line.contains("9 B") && line.contains(" 0 "), "{line}");
+    ensure!(line.contains("17 B") && line.contains(" 0 "), "{line}");
     let all: Value = serde_json::from_str(&ok(t, ["list", "--json"])?)?;
     let found = all.as_array().into_iter().flatten().find(|volume| volume["Name"] == name.as_str());
-    ensure_eq!(found.context("not listed")?["UsageData"]["Size"], 9);
+    ensure_eq!(found.context("not listed")?["UsageData"]["Size"], 17);
     t.ok(["volume", "rm", &name])?;
     Ok(())
 }
