@@ -4,6 +4,8 @@
 mod containers;
 /// Create, start, wait, remove, over the API.
 mod cycle;
+/// A machine's data disk on the host's.
+mod disk;
 /// A machine's emulator without the machine.
 mod emulator;
 /// Folders of the host in a guest.
@@ -57,6 +59,8 @@ const ROWS: &[Row] = &[
         "`coracle start` until `docker version` answers, and the bare boot of the same kernel",
         start::run,
     ),
+    ("disk", "an image of 5 GiB removed from a machine, until the host has its blocks back", disk::freed),
+    ("kills", "records lost of those synced to a volume, the machine process killed 50 times", disk::kills),
     ("idle", "all host processes of a machine without containers, for 30 s", idle::host),
     ("engine-memory", "the engine's memory in a machine and natively, and dockerd's", idle::engine_memory),
 ];

@@ -8,7 +8,7 @@ use tests::archive::{self, Image, Tar, busybox_root};
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::{SLEEP, Target};
-use tests::{cases, ensure_eq, wait};
+use tests::{cases, ensure_eq, records, wait};
 
 cases! {
     machine_process_in_the_middle_of_a_load.on(&[Kind::Machine]).alone().seconds(300),
@@ -16,6 +16,7 @@ cases! {
     restart_policies_after_a_power_cut.on(&[Kind::Machine]).alone().seconds(300),
     emulator.on(&[Kind::Machine]).alone(),
     while_it_starts.on(&[Kind::Machine]).alone().bare().seconds(240),
+    machine_process_while_a_volume_is_written.on(&[Kind::Machine]).alone().bare().seconds(600),
     again_and_again.on(&[Kind::Machine]).alone().seconds(300),
 }
 
@@ -148,6 +149,14 @@ fn while_it_starts(t: &Target) -> Outcome {
     }
     machine.ok(["start"])?;
     t.ok(["version"])?;
+    Ok(())
+}
+
+/// What fsync has returned for is there: a process that is killed loses what it had, but not what it told its host.
+fn machine_process_while_a_volume_is_written(t: &Target) -> Outcome {
+    let tally = records::kill_in_writes(t, 5)?;
+    ensure!(tally.acknowledged >= 25, "{tally:?}");
+    ensure_eq!(tally.lost, 0, "{tally:?}");
     Ok(())
 }
 

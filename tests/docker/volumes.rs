@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::case::Outcome;
+use tests::engine::Kind;
 use tests::target::{SLEEP, Target};
 use tests::{archive, cases, ensure_eq, keys, wait};
 
@@ -14,6 +15,11 @@ cases! {
     labels_and_filters,
     nonsense_is_refused,
     drivers_options,
+    drivers_mounts_that_spread,
+    of_a_file_server,
+    backed_up_and_restored,
+    space_they_take,
+    files_without_a_container.on(&[Kind::Native, Kind::Machine]),
     shared_between_containers,
     read_only,
     content_of_the_image,
@@ -225,6 +231,160 @@ fn drivers_options(t: &Target) -> Outcome {
     let failed = t.fails(127, ["run", "--rm", "-v", &format!("{missing}:/x"), "busybox"])?;
     failed.expect_stderr("error while mounting volume '")?.expect_stderr(words)?;
     t.ok(["volume", "rm", &missing, &target])?;
+    Ok(())
+}
+
+/// Options that say how mounts spread are the kernel's flags, not the file system's words.
+fn drivers_mounts_that_spread(t: &Target) -> Outcome {
+    let target = volume(t, "target", &[])?;
+    let place = inspect(t, &target)?["Mountpoint"].as_str().context("no Mountpoint")?.to_owned();
+    let device = format!("device={place}");
+    for mode in ["rshared", "rslave", "private"] {
+        let options = format!("o=bind,{mode}");
+        let bound = volume(t, mode, &["-o", "type=none", "-o", &device, "-o", &options])?;
+        t.ok(["run", "--rm", "-v", &format!("{bound}:/x"), "busybox", "touch", &format!("/x/{mode}")])?;
+        t.ok(["volume", "rm", &bound])?;
+    }
+    let on = format!("{target}:/x");
+    ensure_eq!(t.ok(["run", "--rm", "-v", &on, "busybox", "ls", "/x"])?, "private\nrshared\nrslave");
+    t.ok(["volume", "rm", &target])?;
+    Ok(())
+}
+
+/// The kernel is the client of a network's file server. Nothing here is one.
+fn of_a_file_server(t: &Target) -> Outcome {
+    let refused = |name: &str, options: [&str; 3]| -> Result<tests::process::Output> {
+        let mut all = Vec::new();
+        all.extend(options.iter().flat_map(|option| ["-o", option]));
+        let name = volume(t, name, &all)?;
+        let failed = t.fails(125, ["run", "--rm", "-v", &format!("{name}:/x"), "busybox", "true"])?;
+        t.ok(["volume", "rm", &name])?;
+        failed.expect_stderr("error while mounting volume '")
+    };
+    let none = ["type=nfs", "device=:/export", "o=addr=no.such.host.invalid,soft"];
+    refused("unknown", none)?
+        .expect_stderr("error resolving passed in network volume address: lookup no.such.host.invalid")?;
+    // Without its kind of file system, and with it, when it finds nobody there.
+    let nobody = ["type=nfs", "device=:/export", "o=addr=127.0.0.1,soft,timeo=10,retrans=1,nfsvers=4"];
+    refused("nobody", nobody)?
+        .expect_stderr("failed to mount local volume: mount :/export:")?
+        .expect_stderr("data: addr=127.0.0.1,soft,timeo=10,retrans=1,nfsvers=4: ")?;
+    let secret = ["type=cifs", "device=//127.0.0.1/share", "o=username=user,password=secret"];
+    let said = refused("secret", secret)?;
+    said.expect_stderr("password=********").map(drop)
+}
+
+/// As everybody does it: a helper container with the volume and a place for the archive.
+fn backed_up_and_restored(t: &Target) -> Outcome {
+    let (data, backup, restored) = (volume(t, "data", &[])?, volume(t, "backup", &[])?, t.name("restored"));
+    let on = |volume: &str, place: &str| format!("{volume}:{place}");
+    let run = |volumes: &[&str], script: &str| {
+        let mut all = vec!["run", "--rm", "--network", "none"];
+        all.extend(volumes.iter().flat_map(|volume| ["-v", volume]));
+        all.extend(["busybox", "sh", "-c", script]);
+        t.ok(all)
+    };
+    let make = "mkdir -p /v/a/b; echo content > /v/a/b/file; chown 70:71 /v/a/b/file; chmod 4751 /v/a/b/file; \
+                ln -s b/file /v/a/link; ln /v/a/b/file /v/hard; mkfifo /v/pipe; touch '/v/sp ace'; chmod 700 /v/a";
+    run(&[&on(&data, "/v")], make)?;
+    run(&[&on(&data, "/v:ro"), &on(&backup, "/b")], "tar -C /v -cf /b/data.tar .")?;
+    run(&[&on(&restored, "/v"), &on(&backup, "/b:ro")], "tar -C /v -xpf /b/data.tar")?;
+    let list =
+        "cd /v; find . | sort | while read -r f; do stat -c '%n %F %a %u:%g %s %h' \"$f\"; done; cat a/link";
+    let before = run(&[&on(&data, "/v")], list)?;
+    ensure!(before.contains("./a/b/file regular file 4751 70:71 8 2"), "{before}");
+    let without_sizes_of_folders = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.contains(" directory ")).map(str::to_owned).collect()
+    };
+    let after = run(&[&on(&restored, "/v")], list)?;
+    ensure_eq!(without_sizes_of_folders(&after), without_sizes_of_folders(&before));
+    t.ok(["volume", "rm", &data, &backup, &restored])?;
+    Ok(())
+}
+
+fn space_they_take(t: &Target) -> Outcome {
+    let data = volume(t, "data", &["--label", "a=b"])?;
+    let name = t.name("box");
+    let on = format!("{data}:/x");
+    t.ok(["run", "--name", &name, "-v", &on, "busybox", "sh", "-c", "head -c 100000 /dev/zero > /x/file"])?;
+    let usage = |query: &str| -> Result<Value> {
+        let answer = t.api().get(format!("/system/df{query}")).send()?.expect(200)?.json()?;
+        let all = answer["Volumes"].as_array().cloned().context("no Volumes")?;
+        all.into_iter().find(|volume| volume["Name"] == data.as_str()).context("not among the volumes")
+    };
+    let found = usage("?type=volume")?;
+    ensure_eq!(found["UsageData"], json!({"RefCount": 1, "Size": 100_000}));
+    ensure_eq!(found["Labels"], json!({"a": "b"}));
+    let only = t.api().get("/system/df?type=volume").send()?.expect(200)?.json()?;
+    ensure!(only["Images"].is_null() && only["Containers"].is_null(), "{only}");
+    t.ok(["rm", &name])?;
+    ensure_eq!(usage("")?["UsageData"]["RefCount"], 0);
+    t.ok(["volume", "rm", &data])?;
+    Ok(())
+}
+
+/// Routes that Docker does not have.
+fn files_without_a_container(t: &Target) -> Outcome {
+    let data = volume(t, "data", &[])?;
+    let at = |what: &str, path: &str| format!("/volumes/{data}/{what}?path={path}");
+    let tar = archive::Tar::default()
+        .folder("dir", 0o750)?
+        .file("dir/file", 0o4644, b"content")?
+        .symlink("link", "dir/file")?
+        .symlink("out", "../../../../../../etc")?
+        .finish()?;
+    t.api().request("PUT", at("archive", "/")).body(tar.clone()).send()?.expect(200)?;
+    let files = |path: &str| t.api().get(at("files", path)).send()?.expect(200)?.json();
+    let names = |files: &Value| -> Vec<String> {
+        let names = files.as_array().into_iter().flatten().filter_map(|file| file["Name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    ensure_eq!(names(&files("/")?), ["dir", "link", "out"]);
+    let file = files("dir")?[0].clone();
+    ensure_eq!(
+        file,
+        json!({
+            "Name": "file", "Kind": "file", "Size": 7, "Mode": 0o4644, "Uid": 0, "Gid": 0,
+            "Modified": "2023-11-14T22:13:20Z", "LinkTarget": "",
+        })
+    );
+    // A link within leads on, one that leads out leads nowhere.
+    ensure_eq!(names(&files("link")?), ["link"]);
+    for path in ["out", "out/passwd", "missing", "../../x"] {
+        for (what, method) in [("files", "GET"), ("archive", "GET"), ("archive", "PUT")] {
+            if path == "out" && (what, method) == ("archive", "GET") {
+                continue;
+            }
+            let answer = t.api().request(method, at(what, path)).body(tar.clone()).send()?;
+            ensure_eq!(answer.status, 404, "{method} {what} {path}: {answer}");
+            ensure_eq!(answer.message()?, format!("Could not find the file {path} in volume {data}"));
+        }
+    }
+    let planted = archive::Tar::default().file("out/planted", 0o644, b"x")?.finish()?;
+    let answer = t.api().request("PUT", at("archive", "/")).body(planted).send()?;
+    ensure!(answer.status == 500 || answer.status == 404 || answer.status == 200, "{answer}");
+    ensure_eq!(
+        t.ok(["run", "--rm", "-v", &format!("{data}:/v"), "busybox", "cat", "/v/dir/file"])?,
+        "content"
+    );
+    ensure!(!std::path::Path::new("/etc/planted").exists());
+    let answer = t.api().get(at("archive", "/dir")).send()?.expect(200)?;
+    let mut found: Vec<String> = Vec::new();
+    for entry in tar::Archive::new(&answer.body[..]).entries()? {
+        found.push(entry?.path()?.to_string_lossy().into_owned());
+    }
+    ensure_eq!(found, ["dir/", "dir/file"]);
+    for (method, path) in [("GET", "/volumes/none/files"), ("PUT", "/volumes/none/archive?path=/")] {
+        let answer = t.api().request(method, path).body(tar.clone()).send()?.expect(404)?;
+        ensure_eq!(answer.message()?, "get none: no such volume");
+    }
+    // Those that are mounted as long as somebody looks.
+    let memory = volume(t, "memory", &["-o", "type=tmpfs", "-o", "device=tmpfs"])?;
+    let path = format!("/volumes/{memory}/archive?path=/");
+    t.api().request("PUT", path).body(tar).send()?.expect(200)?;
+    let left = t.api().get(format!("/volumes/{memory}/files")).send()?.expect(200)?.json()?;
+    ensure_eq!(left, json!([]));
+    t.ok(["volume", "rm", &data, &memory])?;
     Ok(())
 }
 

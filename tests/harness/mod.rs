@@ -23,6 +23,8 @@ pub mod places;
 pub mod process;
 /// An HTTP proxy.
 pub mod proxy;
+/// Records that are written while a machine is killed.
+pub mod records;
 /// Registries to pull from.
 pub mod registry;
 /// This binary in other roles.

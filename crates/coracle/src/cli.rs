@@ -54,6 +54,11 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Show or change what a machine is like
     Config(ConfigArgs),
+    /// Look into volumes, and copy files in and out
+    ///
+    /// No container is needed, and none that uses a volume minds.
+    #[command(subcommand)]
+    Volume(Volume),
     /// Check whether this host has all that is needed
     ///
     /// Exits with 1 if something that is needed is missing.
@@ -252,6 +257,57 @@ pub(crate) struct Doctor {
     /// Print a JSON array
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Whose volumes.
+#[derive(Debug, Args)]
+pub(crate) struct EngineChoice {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// An engine without a machine, as in unix:///run/coracle/docker.sock
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "name")]
+    pub(crate) host: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    /// List all volumes with their sizes
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        engine: EngineChoice,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the files in a volume, or in a directory of it
+    Files {
+        #[command(flatten)]
+        engine: EngineChoice,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+        /// The volume, and what in it
+        #[arg(value_name = "VOLUME[:PATH]")]
+        place: String,
+    },
+    /// Copy files between a volume and this host
+    ///
+    /// One of both is VOLUME:PATH, the other a path of this host, or - for a tar archive on standard input or
+    /// output. A directory is copied with all that is in it: into the target if that is a directory, else as the
+    /// target; with /. at the source's end, only what is in it. A path that is no volume's begins with / or . where
+    /// it has a colon.
+    Cp {
+        #[command(flatten)]
+        engine: EngineChoice,
+        /// In the volume, keep the numbers of users and groups; else files belong to root there
+        #[arg(long, short)]
+        archive: bool,
+        #[arg(value_name = "FROM")]
+        from: String,
+        #[arg(value_name = "TO")]
+        to: String,
+    },
 }
 
 #[cfg(test)]

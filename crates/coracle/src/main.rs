@@ -3,8 +3,8 @@
 //! The command is short-lived: it parses ([`cli`]), does one thing ([`verbs`]) and ends. A machine is
 //! owned by a process of its own ([`machine::process`]), which is this program again; the command and
 //! the app are its clients over `control.sock` ([`control`]). It knows of Docker only that there is an
-//! HTTP server behind a vsock port ([`forward`]), and how the docker CLI keeps its contexts
-//! ([`docker_context`]).
+//! HTTP server behind a vsock port ([`forward`]), what it asks of that about volumes ([`engine`]), and how
+//! the docker CLI keeps its contexts ([`docker_context`]).
 
 /// The command line.
 mod cli;
@@ -12,6 +12,8 @@ mod cli;
 mod control;
 /// The docker CLI's contexts.
 mod docker_context;
+/// Requests to an engine.
+mod engine;
 /// Sockets that lead into the guest.
 mod forward;
 /// Machines and their processes.
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Shell(args) => verbs::shell::run(args),
         Verb::Logs(args) => verbs::logs::run(&args),
         Verb::Config(args) => verbs::config::run(args),
+        Verb::Volume(verb) => verbs::volume::run(verb),
         Verb::Doctor(args) => verbs::doctor::run(&args),
         Verb::MachineProcess(args) => machine::process::run(args.orders()),
         Verb::FileServer(args) => machine::file_server::run(&args.shares()),

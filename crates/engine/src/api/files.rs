@@ -19,6 +19,7 @@ use super::{
 use crate::{
     container::{Commit, Extract},
     error::{Context, Error, Result},
+    snapshot::ArchiveStream,
 };
 
 pub(super) fn routes() -> Router<Shared> {
@@ -43,7 +44,7 @@ async fn export(State(engine): State<Shared>, Path(name): Path<String>) -> Resul
 }
 
 /// The path that is meant.
-fn wanted(params: &Params) -> Result<&str> {
+pub(super) fn wanted(params: &Params) -> Result<&str> {
     params.get("path").ok_or_else(|| Error::invalid("bad parameter: pathcannot be empty"))
 }
 
@@ -60,8 +61,12 @@ async fn stat(
     Path(name): Path<String>,
     params: Params,
 ) -> Result<Response<Body>> {
-    let stat = engine.containers.stat_path(&name, wanted(&params)?).await?;
-    Ok(([(PATH_STAT, stat_header(&stat)?)], ()).into_response())
+    stat_response(&engine.containers.stat_path(&name, wanted(&params)?).await?)
+}
+
+/// What is at a path.
+pub(super) fn stat_response(stat: &PathStat) -> Result<Response<Body>> {
+    Ok(([(PATH_STAT, stat_header(stat)?)], ()).into_response())
 }
 
 async fn archive(
@@ -70,9 +75,14 @@ async fn archive(
     params: Params,
 ) -> Result<Response<Body>> {
     let (stat, stream) = engine.containers.archive_path(&name, wanted(&params)?).await?;
+    archive_response(&stat, stream)
+}
+
+/// An archive of what is at a path.
+pub(super) fn archive_response(stat: &PathStat, stream: ArchiveStream) -> Result<Response<Body>> {
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     let mut response = ([kind], Body::from_stream(ReceiverStream::new(stream))).into_response();
-    response.headers_mut().insert(PATH_STAT, stat_header(&stat)?);
+    response.headers_mut().insert(PATH_STAT, stat_header(stat)?);
     Ok(response)
 }
 

@@ -1,14 +1,17 @@
 use axum::{
     Extension, Json, Router,
+    body::Body,
     extract::{Path, State},
-    http::StatusCode,
+    http::{Response, StatusCode},
     routing::{MethodRouter, get, post},
 };
-use wire::docker::volume::{CreateRequest, List, PruneReport, Volume};
+use wire::docker::volume::{CreateRequest, File, List, PruneReport, Volume};
 
 use super::{
     Shared,
+    files::{archive_response, stat_response, wanted},
     filters::Filters,
+    images,
     request::{OptionalJson, Params},
     version::ApiVersion,
 };
@@ -24,6 +27,9 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/volumes/create", post(create).merge(named("create")))
         .route("/volumes/prune", post(prune).merge(named("prune")))
         .route("/volumes/{name}", get(inspect).put(update).delete(remove))
+        // Docker has none of these: there, files of a volume need a container.
+        .route("/volumes/{name}/files", get(files))
+        .route("/volumes/{name}/archive", get(archive).head(stat).put(extract))
 }
 
 /// The other verbs of a route that is also a volume's name.
@@ -72,6 +78,43 @@ async fn prune(
     let filters = Filters::parse(params.get("filters"), PRUNE_FILTERS)?;
     // Before 1.42 volumes with names were pruned, too.
     blocking(move || engine.volumes.prune(&filters, !version.at_least(42))).await.map(Json)
+}
+
+async fn files(
+    State(engine): State<Shared>,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result<Json<Vec<File>>> {
+    let path = params.get("path").unwrap_or_default().to_owned();
+    blocking(move || engine.volumes.files(&name, &path)).await.map(Json)
+}
+
+async fn stat(
+    State(engine): State<Shared>,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result<Response<Body>> {
+    let path = wanted(&params)?.to_owned();
+    stat_response(&blocking(move || engine.volumes.stat_path(&name, &path)).await?)
+}
+
+async fn archive(
+    State(engine): State<Shared>,
+    Path(name): Path<String>,
+    params: Params,
+) -> Result<Response<Body>> {
+    let (stat, stream) = engine.volumes.archive_path(&name, wanted(&params)?).await?;
+    archive_response(&stat, stream)
+}
+
+async fn extract(
+    State(engine): State<Shared>,
+    Path(name): Path<String>,
+    params: Params,
+    body: Body,
+) -> Result<()> {
+    let (path, archive) = (wanted(&params)?.to_owned(), images::blocking(body));
+    blocking(move || engine.volumes.extract(&name, &path, archive)).await
 }
 
 /// Only volumes of a cluster have anything that could be changed.

@@ -22,7 +22,7 @@ use crate::{
 
 /// Bytes of a refused archive that are still read, as many as Docker reads of any request that it has
 /// answered.
-const HEARD_OUT: u64 = 256 << 10;
+pub(crate) const HEARD_OUT: u64 = 256 << 10;
 
 /// How an archive is to be unpacked in a container.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +35,7 @@ pub(crate) struct Extract {
 
 /// Why something could not be done with a path.
 #[derive(Debug)]
-enum Failure {
+pub(crate) enum Failure {
     /// What the kernel said when this was done: `lstat`, `open`.
     Kernel(&'static str, PathBuf, Errno),
     Other(Error),
@@ -48,11 +48,11 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// In the words that a client knows: `path` and `container` are as it asked.
-    fn tell(self, path: &str, container: &str) -> Error {
+    /// In the words that a client knows: `path` is as it asked, `whose` what it asked about.
+    pub(crate) fn tell(self, path: &str, whose: &str) -> Error {
         match self {
             Self::Kernel(_, _, Errno::NOENT) => {
-                Error::not_found(format!("Could not find the file {path} in container {container}"))
+                Error::not_found(format!("Could not find the file {path} in {whose}"))
             }
             Self::Kernel(doing, path, errno) => {
                 Error::system(format!("{doing} {}: {}", path.display(), errno_text(errno)))
@@ -72,7 +72,7 @@ impl Containers {
         let files = self.files(&container).await?;
         let asked = path.to_owned();
         let stat = crate::blocking(move || Ok(stat(&files.root()?, &asked).map(|(stat, _)| stat)));
-        stat.await?.map_err(|failure| failure.tell(path, name))
+        stat.await?.map_err(|failure| tell(failure, path, name))
     }
 
     /// What is at `path` in a container, and an archive of it: a directory with all that is in it, a link
@@ -84,8 +84,9 @@ impl Containers {
         let container = self.get(name)?;
         let files = self.files(&container).await?;
         let asked = absolute(path);
-        let opened = crate::blocking(move || Ok(open_source(&files, &asked).map(|opened| (opened, files))));
-        let ((stat, source), files) = opened.await?.map_err(|failure| failure.tell(path, name))?;
+        let opened =
+            crate::blocking(move || Ok(open_source(&files.root()?, &asked).map(|opened| (opened, files))));
+        let ((stat, source), files) = opened.await?.map_err(|failure| tell(failure, path, name))?;
         self.emit(&container, "archive-path", &[]);
         let (outgoing, stream) = Outgoing::new();
         tokio::task::spawn_blocking(move || {
@@ -124,14 +125,18 @@ impl Containers {
             }
             Ok(extracted)
         });
-        extracted.await?.map_err(|failure| failure.tell(path, name))?;
+        extracted.await?.map_err(|failure| tell(failure, path, name))?;
         self.emit(&container, "extract-to-dir", &[]);
         Ok(())
     }
 }
 
+fn tell(failure: Failure, path: &str, container: &str) -> Error {
+    failure.tell(path, &format!("container {container}"))
+}
+
 /// What an archive is made of.
-enum Source {
+pub(crate) enum Source {
     /// A directory, and what it is called in the archive.
     Tree { top: std::os::fd::OwnedFd, stat: Stat, name: Vec<u8> },
     /// Something else in a directory.
@@ -139,7 +144,9 @@ enum Source {
 }
 
 impl Source {
-    fn write(&self, archive: &mut ArchiveWriter<Outgoing>) -> io::Result<()> {
+    /// # Errors
+    /// The archive cannot be written.
+    pub(crate) fn write(&self, archive: &mut ArchiveWriter<Outgoing>) -> io::Result<()> {
         match self {
             Self::Tree { top, stat, name } => {
                 archive.member(top, c".", name, stat)?;
@@ -151,9 +158,8 @@ impl Source {
 }
 
 /// Opens what is at `path`, which is absolute and clean but for what Docker keeps of its end.
-fn open_source(files: &Files, path: &str) -> Result<(PathStat, Source), Failure> {
-    let root = files.root()?;
-    let (answer, stat) = stat(&root, path)?;
+pub(crate) fn open_source(root: &Root, path: &str) -> Result<(PathStat, Source), Failure> {
+    let (answer, stat) = stat(root, path)?;
     let kernel = |error| Failure::Kernel("open", path.into(), error);
     let name = base(path);
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -166,7 +172,8 @@ fn open_source(files: &Files, path: &str) -> Result<(PathStat, Source), Failure>
     Ok((answer, Source::One { directory, stat, name }))
 }
 
-fn stat(root: &Root, path: &str) -> Result<(PathStat, Stat), Failure> {
+/// What is at `path`, which is as [`open_source`] takes it; a link is not followed.
+pub(crate) fn stat(root: &Root, path: &str) -> Result<(PathStat, Stat), Failure> {
     let kernel = |error| Failure::Kernel("lstat", path.into(), error);
     let item = root.open_at(Path::new(path), OFlags::PATH | OFlags::NOFOLLOW).map_err(kernel)?;
     let stat = fstat(&item).map_err(kernel)?;
@@ -245,7 +252,8 @@ fn check_writable(container: &Container, path: &Path) -> Result<()> {
     }
 }
 
-fn tell_unpacking(error: UnpackError) -> Error {
+/// Why an archive could not be unpacked, in the words that a client knows.
+pub(crate) fn tell_unpacking(error: UnpackError) -> Error {
     let message = error.to_string();
     match error {
         UnpackError::Entry { doing, path, source } => {
@@ -258,7 +266,7 @@ fn tell_unpacking(error: UnpackError) -> Error {
 
 /// `path` from the root, clean, with a `/` or `/.` at its end if it had one: as in Docker, these tell the
 /// target of a link from the link, and a directory's content from the directory.
-fn absolute(path: &str) -> String {
+pub(crate) fn absolute(path: &str) -> String {
     let mut clean = PathBuf::from("/");
     for component in Path::new(path).components() {
         match component {
@@ -283,7 +291,7 @@ fn absolute(path: &str) -> String {
 }
 
 /// The last part of a path: `/` of the root, `.` of nothing.
-fn base(path: &str) -> &str {
+pub(crate) fn base(path: &str) -> &str {
     let trimmed = path.trim_end_matches('/');
     match trimmed.rsplit('/').next() {
         _ if path.is_empty() => ".",

@@ -8,7 +8,7 @@ mod attach;
 mod changes;
 mod commit;
 /// `docker cp`.
-mod copy;
+pub(crate) mod copy;
 mod create;
 mod detach_keys;
 mod etc_files;

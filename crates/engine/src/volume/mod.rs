@@ -7,6 +7,8 @@
 //! Which containers have a volume is theirs to tell: their records are on disk, and they say so again when
 //! the engine starts (`Volumes::keep`). A volume that a container has is not removed.
 
+/// `GET`, `HEAD` and `PUT /volumes/{name}/archive`, `GET /volumes/{name}/files`.
+mod copy;
 /// What `local`'s options mean.
 mod driver_options;
 /// The first content.

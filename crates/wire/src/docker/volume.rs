@@ -52,6 +52,36 @@ pub struct List {
     pub warnings: Option<Vec<String>>,
 }
 
+/// A line of the answer of `GET /volumes/{name}/files`, which is Coracle's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct File {
+    /// What is no UTF-8 is replaced.
+    pub name: String,
+    pub kind: FileKind,
+    /// Bytes.
+    pub size: i64,
+    /// Permissions, with the bits for set-user-ID and the like.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// RFC 3339, in whole seconds.
+    pub modified: String,
+    /// What a link says; empty for anything else.
+    pub link_target: String,
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    File,
+    Directory,
+    Link,
+    /// A device, a FIFO, a socket.
+    Other,
+}
+
 /// Answer of `POST /volumes/prune`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

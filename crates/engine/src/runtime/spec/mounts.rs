@@ -161,12 +161,11 @@ impl RequestedMount {
 /// Makes a directory and those above it, unless something is there already. Fails with the path that cannot
 /// be made. A file above it is no error here: the mount tells.
 fn make_directories(path: &Path) -> Result<(), (PathBuf, Errno)> {
-    let is_there = |place: &Path| match fs::metadata(place) {
-        Ok(_) => Some(true),
-        Err(error) if error.kind() == ErrorKind::NotADirectory => Some(true),
-        Err(_) => None,
+    let is_missing = |place: &&Path| match fs::metadata(place) {
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::NotADirectory,
     };
-    let mut missing: Vec<&Path> = path.ancestors().take_while(|place| is_there(place).is_none()).collect();
+    let mut missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
     while let Some(place) = missing.pop() {
         match rustix::fs::mkdir(place, Mode::from_raw_mode(0o755)) {
             Ok(()) => {}
