@@ -195,7 +195,9 @@ pub(crate) fn of_the_host() -> Result<Vec<Figure>> {
             Some(_) => Limit::AtLeastRatio(times),
             None => Limit::Ratio(1.0 / times),
         };
-        for (peer, theirs, times) in [("virtiofsd", &virtiofsd, Some(1.0)), ("9p", &nine, Some(3.0)), ("a volume", &volume, None)] {
+        for (peer, theirs, times) in
+            [("virtiofsd", &virtiofsd, Some(1.0)), ("9p", &nine, Some(3.0)), ("a volume", &volume, None)]
+        {
             figures.push(Figure {
                 name: format!("folder of the host: {name}"),
                 ours: value(&ours),
@@ -238,7 +240,18 @@ fn on_a_volume(engine: &Engine) -> Result<Rounds> {
     engine.docker(["load", "-i"]).arg(file).output()?.expect_code(0)?;
     let mut text = String::new();
     for _ in 0..ROUNDS {
-        let run = ["run", "--rm", "--privileged", "-v", "work:/work", "worker", "/traffic", WORKER, "/work", "volume"];
+        let run = [
+            "run",
+            "--rm",
+            "--privileged",
+            "-v",
+            "work:/work",
+            "worker",
+            "/traffic",
+            WORKER,
+            "/work",
+            "volume",
+        ];
         text += &engine.docker(run).timeout(Duration::from_secs(900)).output()?.text()?;
         text.push('\n');
     }
@@ -267,7 +280,11 @@ fn in_a_guest(engine: &Engine, emulator: &Emulator) -> Result<[Rounds; 3]> {
         .arg(format!("--shared-dir={}", path("virtiofsd").display()))
         .timeout(Duration::from_secs(3600))
         .spawn()?;
-    let servers = Servers { _virtiofsd: virtiofsd, socket: path("o.sock"), listener: UnixListener::bind(path("o.sock"))? };
+    let servers = Servers {
+        _virtiofsd: virtiofsd,
+        socket: path("o.sock"),
+        listener: UnixListener::bind(path("o.sock"))?,
+    };
     wait::eventually_true("virtiofsd listens", Duration::from_secs(10), || Ok(path("v.sock").exists()))?;
 
     let disk = archive::write(folder.path(), "programs", &programs(Tar::default())?.finish()?)?;

@@ -61,7 +61,10 @@ fn owners_in_a_folder_of_the_users() -> Outcome {
         let refused = shell("0", &format!("({script}) 2>&1 || true"))?;
         ensure!(refused.contains("denied") || refused.contains("not permitted"), "{script}: {refused}");
     }
-    ensure_eq!((fs::read_to_string(path("others"))?, fs::read_to_string(path("secret"))?), ("seen".to_owned(), "unseen".to_owned()));
+    ensure_eq!(
+        (fs::read_to_string(path("others"))?, fs::read_to_string(path("secret"))?),
+        ("seen".to_owned(), "unseen".to_owned())
+    );
     machine.ok(["stop"])?;
     machine.expect_no_process()
 }

@@ -86,7 +86,16 @@ fn one_file(t: &Target) -> Outcome {
     fs::write(path(t, "settings"), "old\n")?;
     let mount = format!("{}:/etc/settings", path(t, "settings").display());
     ensure_eq!(
-        t.ok(["run", "--rm", "-v", &mount, "busybox", "sh", "-c", "cat /etc/settings; echo new > /etc/settings"])?,
+        t.ok([
+            "run",
+            "--rm",
+            "-v",
+            &mount,
+            "busybox",
+            "sh",
+            "-c",
+            "cat /etc/settings; echo new > /etc/settings"
+        ])?,
         "old"
     );
     ensure_eq!(read(t, "settings")?, "new\n");
@@ -111,8 +120,11 @@ fn owners(t: &Target) -> Outcome {
     let database = "umask 077; echo rows > table; mkdir wal; stat -c '%n %u:%g %a' table wal .";
     let expected = "table 999:998 600\nwal 999:998 700\n. 999:998 700";
     ensure_eq!(shell(t, &["-u", "999:998", "-w", "/host/data"], database)?, expected);
-    let refused =
-        shell(t, &["-u", "1234", "-w", "/"], "cat /host/data/table 2>/dev/null && echo read || echo refused")?;
+    let refused = shell(
+        t,
+        &["-u", "1234", "-w", "/"],
+        "cat /host/data/table 2>/dev/null && echo read || echo refused",
+    )?;
     ensure_eq!(refused, "refused");
     ensure_eq!(shell(t, &[], "cat data/table; chown -R 5:6 data; stat -c %u:%g data/table")?, "rows\n5:6");
     let on_host = fs::metadata(path(t, "data/table"))?;
@@ -157,7 +169,10 @@ fn modes(t: &Target) -> Outcome {
     ensure_eq!(shell(t, &[], "chgrp 44 s; chmod g+s s; mkdir s/t; stat -c '%g %a' s/t")?, "44 2755");
     // Nobody may, but root does.
     ensure_eq!(shell(t, &[], "echo x > locked; chmod 000 locked; echo y >> locked; cat locked")?, "x\ny");
-    ensure_eq!(shell(t, &[], "mkdir shut; chmod 000 shut; touch shut/in; ls shut; stat -c %a shut")?, "in\n0");
+    ensure_eq!(
+        shell(t, &[], "mkdir shut; chmod 000 shut; touch shut/in; ls shut; stat -c %a shut")?,
+        "in\n0"
+    );
     Ok(())
 }
 
@@ -205,7 +220,10 @@ fn sparse_files(t: &Target) -> Outcome {
     let big = fs::metadata(path(t, "big"))?;
     ensure_eq!(big.len(), 1 << 30);
     ensure!(big.blocks() * 512 < 1 << 20, "{} blocks", big.blocks());
-    ensure_eq!(shell(t, &[], "dd if=big bs=1 skip=1000000 count=3 2>/dev/null; truncate -s 3 big; wc -c < big")?, "end3");
+    ensure_eq!(
+        shell(t, &[], "dd if=big bs=1 skip=1000000 count=3 2>/dev/null; truncate -s 3 big; wc -c < big")?,
+        "end3"
+    );
     let allocate = shell(t, &[], "fallocate -l 1048576 solid && stat -c '%s' solid")?;
     ensure_eq!(allocate, "1048576");
     ensure!(fs::metadata(path(t, "solid"))?.blocks() * 512 >= 1 << 20);

@@ -36,7 +36,8 @@ impl Fs {
         M: Deref<Target = GuestMemory> + Clone,
     {
         // Outside the guest's memory there is nowhere to answer to.
-        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain)) else {
+        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain))
+        else {
             return 0;
         };
         // The library takes it for granted that the beginning of an answer has room.

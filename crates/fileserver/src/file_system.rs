@@ -9,9 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags,
-};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, ROOT_ID,
@@ -151,7 +149,8 @@ impl SharedFiles {
             (OFlags::RDWR, _) => Mode::RUSR | Mode::WUSR,
             _ => Mode::RUSR,
         };
-        let file = node.with_access(self.user, access, || node.open(flags & OPEN_FLAGS | OFlags::NONBLOCK))?;
+        let file =
+            node.with_access(self.user, access, || node.open(flags & OPEN_FLAGS | OFlags::NONBLOCK))?;
         if kill_priv && flags.contains(OFlags::TRUNC) {
             node.drop_set_id(self.user)?;
         }
@@ -304,15 +303,7 @@ impl FileSystem for SharedFiles {
         Ok(folder.with_access(self.user, Mode::WUSR | Mode::XUSR, remove)?)
     }
 
-    fn rename(
-        &self,
-        _: Context,
-        from: u64,
-        old: &CStr,
-        to: u64,
-        new: &CStr,
-        flags: u32,
-    ) -> io::Result<()> {
+    fn rename(&self, _: Context, from: u64, old: &CStr, to: u64, new: &CStr, flags: u32) -> io::Result<()> {
         check(old)?;
         check(new)?;
         let (from, to) = (self.writable(from)?, self.writable(to)?);
@@ -321,7 +312,8 @@ impl FileSystem for SharedFiles {
         }
         // Leaving a device node behind (RENAME_WHITEOUT) is for root.
         let known = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
-        let flags = RenameFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::INVAL)?;
+        let flags =
+            RenameFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::INVAL)?;
         let access = Mode::WUSR | Mode::XUSR;
         let rename = || rustix::fs::renameat_with(&from.file, old, &to.file, new, flags);
         Ok(from.with_access(self.user, access, || to.with_access(self.user, access, rename))?)
@@ -333,9 +325,8 @@ impl FileSystem for SharedFiles {
         if node.share != folder.share {
             return Err(Errno::XDEV.into());
         }
-        let link = || {
-            rustix::fs::linkat(rustix::fs::CWD, node.path(), &folder.file, name, AtFlags::SYMLINK_FOLLOW)
-        };
+        let link =
+            || rustix::fs::linkat(rustix::fs::CWD, node.path(), &folder.file, name, AtFlags::SYMLINK_FOLLOW);
         folder.with_access(self.user, Mode::WUSR | Mode::XUSR, link)?;
         self.tell_of(&folder, name)
     }
@@ -630,4 +621,3 @@ fn reopen(file: &OwnedFd) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
-

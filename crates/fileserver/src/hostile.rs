@@ -100,7 +100,8 @@ fn requests_of_any_bytes_are_outlived_and_stay_inside() {
         fs::write(place.join("file"), "kept").unwrap();
     }
     symlink(&outside, inside.join("link")).unwrap();
-    let files = SharedFiles::open(&[Share { path: inside.clone(), read_only: false }]).map_err(|(_, e)| e).unwrap();
+    let files =
+        SharedFiles::open(&[Share { path: inside.clone(), read_only: false }]).map_err(|(_, e)| e).unwrap();
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let guest = Guest { memory, device: Fs::new(files) };
     // Version 7.40, and everything that there is.
@@ -109,8 +110,18 @@ fn requests_of_any_bytes_are_outlived_and_stay_inside() {
     assert!(guest.send(&message(INIT, 1, &init), ROOM) > 16);
     let mut numbers = Numbers(0x1234_5678_9abc_def1);
     let names: [&[u8]; 12] = [
-        b"0\0", b"file\0", b"sub\0", b"link\0", b"..\0", b".\0", b"/etc/passwd\0", b"../outside/file\0", b"a\0b\0",
-        b"file\0new\0", b"\0", b"user.containers.override_stat\0",
+        b"0\0",
+        b"file\0",
+        b"sub\0",
+        b"link\0",
+        b"..\0",
+        b".\0",
+        b"/etc/passwd\0",
+        b"../outside/file\0",
+        b"a\0b\0",
+        b"file\0new\0",
+        b"\0",
+        b"user.containers.override_stat\0",
     ];
     for _ in 0..ROUNDS {
         let opcode = u32::try_from(numbers.below(OPCODES)).unwrap();
@@ -119,7 +130,9 @@ fn requests_of_any_bytes_are_outlived_and_stay_inside() {
         for _ in 0..numbers.below(14) {
             let any = numbers.next();
             let small = numbers.below(9);
-            body.extend_from_slice(&numbers.one_of(&[0, small, 1 << 20, 1 << 63, any, u64::MAX]).to_le_bytes());
+            body.extend_from_slice(
+                &numbers.one_of(&[0, small, 1 << 20, 1 << 63, any, u64::MAX]).to_le_bytes(),
+            );
         }
         body.truncate(usize::try_from(numbers.below(body.len() as u64 + 1)).unwrap());
         if numbers.below(4) > 0 {

@@ -30,15 +30,16 @@ pub fn enter(shares: &[Share]) -> Result<(), JailError> {
         .scope(Scope::from_all(RULES))?
         .create()?;
     for share in shares {
-        let access =
-            if share.read_only { AccessFs::from_read(RULES) } else { AccessFs::from_all(RULES) };
+        let access = if share.read_only { AccessFs::from_read(RULES) } else { AccessFs::from_all(RULES) };
         // Nothing here is ever run.
         let access = access & !AccessFs::Execute;
         rules = rules.add_rule(PathBeneath::new(PathFd::new(&share.path)?, access))?;
     }
     let status = rules.restrict_self()?;
     if status.ruleset == RulesetStatus::NotEnforced {
-        tracing::warn!("this kernel has no Landlock: files outside the shares are kept from the guest by checks alone");
+        tracing::warn!(
+            "this kernel has no Landlock: files outside the shares are kept from the guest by checks alone"
+        );
     }
     Ok(())
 }

@@ -11,11 +11,11 @@ mod attributes;
 mod device;
 mod directory;
 mod file_system;
+#[cfg(test)]
+mod hostile;
 pub mod jail;
 mod node;
 mod owner;
-#[cfg(test)]
-mod hostile;
 #[cfg(test)]
 mod tests;
 
@@ -54,10 +54,8 @@ pub fn serve(shares: &[Share], socket: UnixStream) -> Result<(), Error> {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
-    let files = file_system::SharedFiles::open(shares).map_err(|(place, error)| Error::Share {
-        path: shares[place].path.clone(),
-        source: error.into(),
-    })?;
+    let files = file_system::SharedFiles::open(shares)
+        .map_err(|(place, error)| Error::Share { path: shares[place].path.clone(), source: error.into() })?;
     jail::enter(shares)?;
     Ok(vhost_user::serve(Box::new(device::Fs::new(files)), socket, vhost_user::Config::Known)?)
 }

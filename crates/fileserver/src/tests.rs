@@ -99,10 +99,8 @@ fn what_the_guests_users_make_is_theirs_and_on_the_host_the_users() {
     bench.files.destroy();
     let share = bench.share("0");
     assert_eq!(shown(&bench.look(share, "theirs").unwrap()), (999, 999, 0o640));
-    let folder = bench
-        .files
-        .mkdir(guest(70), share, &name("folder"), 0o2770, 0, Extensions::default())
-        .unwrap();
+    let folder =
+        bench.files.mkdir(guest(70), share, &name("folder"), 0o2770, 0, Extensions::default()).unwrap();
     assert_eq!(shown(&folder), (70, 70, 0o2770));
     assert_eq!(shown(&bench.create(999, folder.inode, "inside", 0o600)), (999, 70, 0o600));
 }
@@ -162,12 +160,20 @@ fn what_cannot_keep_an_owner_has_it_as_long_as_the_guest_knows_it() {
     let bench = Bench::new();
     let share = bench.share("0");
     let fifo = libc::S_IFIFO | 0o600;
-    let made = bench.files.mknod(guest(999), share, &name("fifo"), fifo, 0, 0, Extensions::default()).unwrap();
+    let made =
+        bench.files.mknod(guest(999), share, &name("fifo"), fifo, 0, 0, Extensions::default()).unwrap();
     assert_eq!((shown(&made), made.attr.mode & libc::S_IFMT), ((999, 999, 0o600), libc::S_IFIFO));
     assert_eq!(shown(&bench.look(share, "fifo").unwrap()), (999, 999, 0o600));
     for device in [libc::S_IFCHR, libc::S_IFBLK] {
-        let made =
-            bench.files.mknod(guest(0), share, &name("null"), device | 0o666, 0x103, 0, Extensions::default());
+        let made = bench.files.mknod(
+            guest(0),
+            share,
+            &name("null"),
+            device | 0o666,
+            0x103,
+            0,
+            Extensions::default(),
+        );
         assert_eq!(errno(made.map(drop)), libc::EPERM);
     }
 }
@@ -261,7 +267,9 @@ fn attributes_are_those_of_users_without_ours() {
         assert_eq!(errno(set(other)), libc::EOPNOTSUPP, "{other:?}");
         assert_eq!(errno(bench.files.getxattr(guest(0), file, other, 64).map(drop)), libc::ENODATA);
     }
-    let Ok(GetxattrReply::Value(value)) = bench.files.getxattr(guest(0), file, c"user.mine", 64) else { panic!() };
+    let Ok(GetxattrReply::Value(value)) = bench.files.getxattr(guest(0), file, c"user.mine", 64) else {
+        panic!()
+    };
     assert_eq!(value, b"v");
     let Ok(GetxattrReply::Count(1)) = bench.files.getxattr(guest(0), file, c"user.mine", 0) else { panic!() };
     let Ok(ListxattrReply::Names(names)) = bench.files.listxattr(guest(0), file, 64) else { panic!() };

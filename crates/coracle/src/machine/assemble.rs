@@ -133,7 +133,10 @@ impl Vm for RunningVm {
         let reason = self.vm.wait();
         let told = self.files_ended.get().cloned();
         // A reset is none: the guest asks for it after a panic too, and a power-off has a way of its own.
-        Ended { powered_off: matches!(reason, vmm::ExitReason::PoweredOff), reason: told.unwrap_or_else(|| reason.to_string()) }
+        Ended {
+            powered_off: matches!(reason, vmm::ExitReason::PoweredOff),
+            reason: told.unwrap_or_else(|| reason.to_string()),
+        }
     }
 
     fn kill(&self) {

@@ -263,7 +263,8 @@ mod tests {
     use super::*;
 
     const NO_PROXIES: Proxies = Proxies { http: None, https: None, no: None };
-    const HOST: Host = Host { cpus: 8, memory: Size::whole(16 * GIB), proxies: NO_PROXIES, shares: Shares::NONE };
+    const HOST: Host =
+        Host { cpus: 8, memory: Size::whole(16 * GIB), proxies: NO_PROXIES, shares: Shares::NONE };
 
     fn parse(text: &str) -> Result<Config> {
         Config::parse(Path::new("/home/config.toml"), text)

@@ -12,8 +12,20 @@ const READ_ONLY: &str = ":ro";
 
 /// What the guest needs for itself: no share can be at these paths or above them.
 const GUESTS_OWN: [&str; 14] = [
-    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/mnt", "/proc", "/run", "/sbin", "/sys", "/usr/bin",
-    "/usr/sbin", "/var/lib/coracle",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/mnt",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr/bin",
+    "/usr/sbin",
+    "/var/lib/coracle",
 ];
 /// And none below these, where the guest's kernel and engine have files of theirs.
 const GUESTS_TREES: [&str; 6] = ["/dev", "/mnt", "/proc", "/run", "/sys", "/var/lib/coracle"];
@@ -78,7 +90,10 @@ fn check_places(shares: &[Share]) -> Result<()> {
         }
         for (other, Share { path: above, .. }) in shares.iter().enumerate() {
             if other != place && path.starts_with(above) {
-                bail!("shares: {} is inside {above}, which is shared as well; leave one of them out", path.display());
+                bail!(
+                    "shares: {} is inside {above}, which is shared as well; leave one of them out",
+                    path.display()
+                );
             }
         }
     }
