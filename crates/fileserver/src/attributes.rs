@@ -25,13 +25,17 @@ impl Node {
     }
 
     /// The owner that is kept of the file.
-    fn kept(&self) -> Option<Owner> {
+    fn kept(&self, user: HostUser) -> Option<Owner> {
         if !can_keep(self.kind) {
             return *self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         }
-        let mut value = [0; ATTRIBUTE_BYTES];
-        let length = rustix::fs::getxattr(self.path(), ATTRIBUTE, &mut value[..]).ok()?;
-        Owner::parse(value.get(..length)?)
+        // Attributes of users are read by who may read the file (xattr(7)), and written likewise.
+        let read = || {
+            let mut value = [0; ATTRIBUTE_BYTES];
+            let length = rustix::fs::getxattr(self.path(), ATTRIBUTE, &mut value[..])?;
+            Ok(value.get(..length).and_then(Owner::parse))
+        };
+        self.with_access(user, Mode::RUSR, read).ok()?
     }
 
     fn seen(&self, user: HostUser, stat: &Stat, kept: Option<Owner>) -> Owner {
@@ -42,7 +46,7 @@ impl Node {
 
     /// The owner that the guest sees.
     pub(crate) fn owner(&self, user: HostUser, stat: &Stat) -> Owner {
-        self.seen(user, stat, self.kept())
+        self.seen(user, stat, self.kept(user))
     }
 
     /// Makes `owner` what the guest sees from now on. Nothing is kept of what the guest would see anyway, unless
@@ -71,13 +75,15 @@ impl Node {
         let mut bare = *stat;
         bare.st_mode = stat.st_mode & libc::S_IFMT | mode;
         if user.plain(&bare) == owner && !given {
-            match rustix::fs::removexattr(self.path(), ATTRIBUTE) {
+            let remove = || rustix::fs::removexattr(self.path(), ATTRIBUTE);
+            match self.with_access(user, Mode::WUSR, remove) {
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
                 result => result,
             }
         } else {
             let value = owner.to_attribute();
-            rustix::fs::setxattr(self.path(), ATTRIBUTE, value.as_bytes(), XattrFlags::empty())
+            let set = || rustix::fs::setxattr(self.path(), ATTRIBUTE, value.as_bytes(), XattrFlags::empty());
+            self.with_access(user, Mode::WUSR, set)
         }
     }
 
@@ -87,7 +93,7 @@ impl Node {
             return Ok(());
         }
         let stat = self.stat()?;
-        let kept = self.kept();
+        let kept = self.kept(user);
         let owner = self.seen(user, &stat, kept);
         self.set_owner(user, &stat, owner.without_set_id(), kept.is_some())
     }
@@ -126,7 +132,7 @@ impl Node {
     ) -> io::Result<()> {
         let stat = self.stat()?;
         if valid.intersects(SetattrValid::MODE | SetattrValid::UID | SetattrValid::GID) {
-            let kept = self.kept();
+            let kept = self.kept(user);
             let mut owner = self.seen(user, &stat, kept);
             let mut given = kept.is_some();
             if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
@@ -193,7 +199,7 @@ impl Node {
 
     /// The answer to a stat(2) of the guest.
     pub(crate) fn attributes(&self, user: HostUser, stat: &Stat) -> Attr {
-        let kept = self.kept();
+        let kept = self.kept(user);
         let owner = self.seen(user, stat, kept);
         let flags = if kept.is_none() && user.owns(stat) { CALLER_OWNS } else { 0 };
         // A nanosecond is less than 2^30; the kernel's own numbers are not negative but in times before 1970.
