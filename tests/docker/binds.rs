@@ -43,11 +43,8 @@ struct Folder<'t> {
 
 impl<'t> Folder<'t> {
     fn new(t: &'t Target) -> Result<Self> {
-        let path = match t.kind() {
-            // In memory.
-            Kind::Machine => format!("/var/tmp/{}", t.name("folder")),
-            Kind::Native | Kind::Dockerd => t.folder().join("folder").to_string_lossy().into_owned(),
-        };
+        // A machine has its host's at the same path.
+        let path = t.folder().join("folder").to_string_lossy().into_owned();
         outside(t, &format!("mkdir {path}"))?;
         Ok(Self { t, path })
     }

@@ -17,6 +17,7 @@ cases! {
     between_bridges,
     trusted_interfaces,
     other_addresses,
+    other_addresses_of_ipv6,
     ports_of_this_machine,
     isolated,
     refusals,
@@ -135,6 +136,24 @@ fn other_addresses(t: &Target) -> Outcome {
     ensure!(gets(t, &name, "10.146.0.2:81")?, "the world is not reached");
     let log = t.ok(["exec", &outsider, "cat", "/log"])?;
     ensure!(log.contains("10.146.0.99"), "{log}");
+    Ok(())
+}
+
+fn other_addresses_of_ipv6(t: &Target) -> Outcome {
+    lan(t, "gmf", "10.147.0.1/24")?;
+    on_the_machine(t, "for A in 1/64 99/128; do ip addr add fd00:147::$A dev gmfw nodad; done")?;
+    let options = ["-d", "macvlan", "-o", "parent=gmf", "--subnet=10.147.0.0/24", "--gateway=10.147.0.1"];
+    let v6 = ["--ipv6", "--subnet=fd00:147::/64", "--gateway=fd00:147::1"];
+    let network = t.network("lan", &[&options[..], &v6].concat())?;
+    let outsider = t.name("outsider");
+    server(t, &outsider, &network)?;
+    let option = "com.docker.network.host_ipv6=fd00:147::99";
+    let network = t.network("net", &["--ipv6", "--subnet=fd00:148::/64", "-o", option])?;
+    let name = t.name("box");
+    runs(t, &name, &["--network", &network])?;
+    ensure!(gets(t, &name, "[fd00:147::2]:81")?, "the world is not reached");
+    let log = t.ok(["exec", &outsider, "cat", "/log"])?;
+    ensure!(log.contains("fd00:147::99"), "{log}");
     Ok(())
 }
 

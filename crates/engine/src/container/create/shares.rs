@@ -1,10 +1,13 @@
 //! What of the host a container can mount when the engine is in a machine: the host's shares.
 
-use std::path::{Path, PathBuf};
+use std::{io::ErrorKind, path::PathBuf};
 
 use wire::docker::host_config::HostConfig;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    runtime::spec::mounts::bind_sources,
+};
 
 /// Refuses bind mounts of what is neither in a share nor in the machine. A user means a folder of the host, and one made
 /// up in the machine would be gone with it.
@@ -12,25 +15,18 @@ use crate::error::{Error, Result};
 /// # Errors
 /// In Docker Desktop's words, and what to change.
 pub(super) fn check(shares: &[PathBuf], host_config: &HostConfig) -> Result<()> {
-    for source in sources(host_config) {
-        let path = Path::new(source);
+    for path in bind_sources(host_config) {
         let shared = shares.iter().any(|share| path.starts_with(share));
-        if !shared && path.is_absolute() && path.symlink_metadata().is_err() {
+        let missing = || path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if !shared && missing() {
             return Err(Error::invalid(format!(
-                "Mounts denied: The path {source} is not shared from the host and is not known to Docker. You can \
-                 configure shared paths with `coracle config set shares` (see `coracle config`)"
+                "Mounts denied: The path {} is not shared from the host and is not known to Docker. You can \
+                 configure shared paths with `coracle config set shares` (see `coracle config`)",
+                path.display()
             )));
         }
     }
     Ok(())
-}
-
-/// What bind mounts are of: a volume's name is no absolute path.
-fn sources(host_config: &HostConfig) -> impl Iterator<Item = &str> {
-    let binds = host_config.binds.iter().flatten();
-    let binds = binds.filter_map(|bind| bind.split_once(':')).map(|(source, _)| source);
-    let mounts = host_config.mounts.iter().flatten().filter(|mount| mount.kind == "bind");
-    binds.chain(mounts.map(|mount| mount.source.as_str()))
 }
 
 #[cfg(test)]
@@ -42,7 +38,16 @@ mod tests {
     fn what_is_in_a_share_or_in_the_machine_can_be_mounted() {
         let shares = [PathBuf::from("/no/such/home")];
         let bind = |bind: &str| HostConfig { binds: Some(vec![bind.to_owned()]), ..HostConfig::default() };
-        for fine in ["/no/such/home:/x", "/no/such/home/new:/x:ro", "/proc:/x", "volume:/x", "/x"] {
+        let fine = [
+            "/no/such/home:/x",
+            "/no/such/home/./a/../new:/x:ro",
+            "/proc:/x",
+            "/dev/null/below:/x",
+            "volume:/x",
+            "/x",
+            "/no/such:/x:odd",
+        ];
+        for fine in fine {
             check(&shares, &bind(fine)).unwrap();
         }
         let mount =

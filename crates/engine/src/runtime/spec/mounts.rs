@@ -219,6 +219,17 @@ fn parse_bind(text: &str) -> Result<RequestedMount> {
     })
 }
 
+/// What the bind mounts of a request are of, as far as they are well-formed: what is not is refused elsewhere.
+pub(crate) fn bind_sources(host: &HostConfig) -> impl Iterator<Item = PathBuf> {
+    let binds = host.binds.iter().flatten().filter_map(|bind| match parse_bind(bind).ok()?.source {
+        MountSource::Bind { path, .. } => Some(path),
+        _ => None,
+    });
+    let mounts = host.mounts.iter().flatten().filter(|mount| mount.kind == "bind");
+    let mounts = mounts.map(|mount| clean(Path::new(&mount.source))).filter(|path| path.is_absolute());
+    binds.chain(mounts)
+}
+
 /// `CONTAINER[:MODE]` of `--volumes-from`: the container, and whether its mounts may be written.
 pub(crate) fn parse_volumes_from(text: &str) -> Result<(&str, bool)> {
     if text.is_empty() {
