@@ -44,7 +44,12 @@ fn shell_of_the_machine_from_a_container(t: &Target) -> Outcome {
 fn file_systems(t: &Target) -> Outcome {
     let mounts = in_guest(t, "cat /proc/mounts")?;
     let find = |place: &str| mounts.lines().find(|line| line.split(' ').nth(1) == Some(place));
-    ensure!(find("/").is_some_and(|line| line.contains(" erofs ro")), "{mounts}");
+    // The image, and above it the places where folders of the host are; nothing more can be written there.
+    ensure!(find("/").is_some_and(|line| line.contains(" overlay ro")), "{mounts}");
+    let refused = in_guest(t, "touch /new 2>&1 || true; test -e /new || echo none")?;
+    ensure!(refused.contains("Read-only file system") && refused.ends_with("none"), "{refused}");
+    ensure!(find("/tmp").is_some_and(|line| line.contains(" tmpfs ")), "{mounts}");
+    ensure!(mounts.lines().any(|line| line.contains(" /tmp virtiofs rw,nodev")), "{mounts}");
     ensure!(mounts.lines().any(|line| line.starts_with("/dev/vd") && line.contains(" ext4 rw")), "{mounts}");
     // As large as `--disk` said, less what the file system takes for itself.
     let size =
