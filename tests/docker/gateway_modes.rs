@@ -141,7 +141,11 @@ fn other_addresses(t: &Target) -> Outcome {
 
 fn other_addresses_of_ipv6(t: &Target) -> Outcome {
     lan(t, "gmf", "10.147.0.1/24")?;
-    on_the_machine(t, "for A in 1/64 99/128; do ip addr add fd00:147::$A dev gmfw nodad; done")?;
+    on_the_machine(
+        t,
+        "echo 0 > /proc/sys/net/ipv6/conf/gmfw/accept_dad; ip addr add fd00:147::1/64 dev gmfw; \
+         ip addr add fd00:147::99/128 dev gmfw",
+    )?;
     let options = ["-d", "macvlan", "-o", "parent=gmf", "--subnet=10.147.0.0/24", "--gateway=10.147.0.1"];
     let v6 = ["--ipv6", "--subnet=fd00:147::/64", "--gateway=fd00:147::1"];
     let network = t.network("lan", &[&options[..], &v6].concat())?;
@@ -151,7 +155,10 @@ fn other_addresses_of_ipv6(t: &Target) -> Outcome {
     let network = t.network("net", &["--ipv6", "--subnet=fd00:148::/64", "-o", option])?;
     let name = t.name("box");
     runs(t, &name, &["--network", &network])?;
-    ensure!(gets(t, &name, "[fd00:147::2]:81")?, "the world is not reached");
+    // Addresses of IPv6 are of no use before they are known to be nobody else's.
+    wait::eventually_true("the world is reached", Duration::from_secs(30), || {
+        gets(t, &name, "[fd00:147::2]:81")
+    })?;
     let log = t.ok(["exec", &outsider, "cat", "/log"])?;
     ensure!(log.contains("fd00:147::99"), "{log}");
     Ok(())
