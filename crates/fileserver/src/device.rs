@@ -80,7 +80,19 @@ impl VirtioDevice for Fs {
     fn process(&mut self, queues: &mut [VirtQueue<'_>]) -> Result<Progress, DeviceError> {
         let mut progress = Progress::Idle;
         for queue in queues {
-            if self.drain(queue)? == Progress::Again {
+            let memory = queue.memory();
+            let of_queue = queue.drain(BATCH, |queue| -> Result<bool, DeviceError> {
+                let Some(chain) = queue.pop_descriptors()? else {
+                    return Ok(false);
+                };
+                let head = chain.head_index();
+                let written = self.serve(memory, chain);
+                queue.push_used(head, written)?;
+                // A guest's thread waits for this one, while the next may take the disk's time.
+                queue.notify()?;
+                Ok(true)
+            })?;
+            if of_queue == Progress::Again {
                 progress = Progress::Again;
             }
         }
@@ -88,30 +100,4 @@ impl VirtioDevice for Fs {
     }
 
     fn reset(&mut self) {}
-}
-
-impl Fs {
-    fn drain(&self, queue: &mut VirtQueue<'_>) -> Result<Progress, DeviceError> {
-        let memory = queue.memory();
-        loop {
-            queue.disable_kicks()?;
-            for served in 0.. {
-                if served == BATCH {
-                    queue.notify()?;
-                    return Ok(Progress::Again);
-                }
-                let Some(chain) = queue.pop_descriptors()? else {
-                    break;
-                };
-                let head = chain.head_index();
-                let written = self.serve(memory, chain);
-                queue.push_used(head, written)?;
-                // A guest's thread waits for this one, while the next may take the disk's time.
-                queue.notify()?;
-            }
-            if !queue.enable_kicks()? {
-                return Ok(Progress::Idle);
-            }
-        }
-    }
 }

@@ -43,3 +43,37 @@ pub fn enter(shares: &[Share]) -> Result<(), JailError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io, thread};
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_share_cannot_be_opened_and_a_read_only_one_not_written() {
+        let folders =
+            [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [open, read_only, closed] = folders.each_ref().map(|folder| folder.path().join("file"));
+        for file in [&open, &read_only, &closed] {
+            fs::write(file, "text").unwrap();
+        }
+        let share = |place: usize, read_only| Share { path: folders[place].path().to_owned(), read_only };
+        let shares = [share(0, false), share(1, true)];
+        // The rules hold for a thread.
+        let jailed = thread::spawn(move || {
+            enter(&shares).unwrap();
+            let kind = |result: io::Result<()>| result.err().map(|error| error.kind());
+            [
+                kind(fs::write(&open, "more")),
+                kind(fs::read(&read_only).map(drop)),
+                kind(fs::write(&read_only, "more")),
+                kind(fs::read(&closed).map(drop)),
+                kind(fs::read("/etc/passwd").map(drop)),
+                kind(std::net::TcpStream::connect("127.0.0.1:1").map(drop)),
+            ]
+        });
+        let denied = Some(io::ErrorKind::PermissionDenied);
+        assert_eq!(jailed.join().unwrap(), [None, None, denied, denied, denied, denied]);
+    }
+}

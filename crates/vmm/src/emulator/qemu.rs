@@ -106,8 +106,8 @@ impl Board<'_> {
         arguments.flags(&["-no-user-config", "-nodefaults", "-no-reboot"]);
         arguments.option("-machine", "microvm,acpi=off,memory-backend=memory");
         arguments.option("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"));
-        // A kernel that finds SVM spends 0.1 s on getting ready for machines in the machine. One that finds a quick `rep movsb`
-        // copies by it, and the emulator does that byte by byte: connections carry twice as much without.
+        // A kernel that finds SVM spends 0.1 s on getting ready for machines in the machine. One that finds quick
+        // string moves copies by them, and without these a guest's connections carry two thirds more.
         arguments.option("-cpu", "max,-svm,-erms,-fsrm");
         arguments.option("-smp", self.cpus.to_string());
         arguments.option("-m", format!("{}M", self.memory_mib));

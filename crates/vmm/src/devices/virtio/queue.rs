@@ -5,6 +5,7 @@ use std::io;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError};
 
+use super::Progress;
 use crate::memory::{GuestBuffer, GuestMemory};
 
 /// How a transport tells the guest that buffers were used.
@@ -176,6 +177,31 @@ impl<'a> VirtQueue<'a> {
             self.interrupt.trigger().map_err(|source| QueueError::Interrupt { queue: self.index, source })?;
         }
         Ok(())
+    }
+
+    /// Has chains served until there are none left. `serve` takes one and returns it, or says that there is none. After
+    /// `batch` of them it is somebody else's turn.
+    pub fn drain<E: From<QueueError>>(
+        &mut self,
+        batch: usize,
+        mut serve: impl FnMut(&mut Self) -> Result<bool, E>,
+    ) -> Result<Progress, E> {
+        loop {
+            self.disable_kicks()?;
+            for served in 0.. {
+                if served == batch {
+                    self.notify()?;
+                    return Ok(Progress::Again);
+                }
+                if !serve(self)? {
+                    break;
+                }
+            }
+            self.notify()?;
+            if !self.enable_kicks()? {
+                return Ok(Progress::Idle);
+            }
+        }
     }
 
     /// Asks the driver for a kick at its next chain. True if a chain came in the meantime: no kick will tell of it.

@@ -182,24 +182,14 @@ impl VirtioDevice for Blk {
         let [queue] = queues else {
             return Ok(Progress::Idle);
         };
-        loop {
-            queue.disable_kicks()?;
-            for served in 0.. {
-                if served == BATCH {
-                    queue.notify()?;
-                    return Ok(Progress::Again);
-                }
-                let Some(chain) = queue.pop()? else {
-                    break;
-                };
-                let written = self.serve(&chain);
-                queue.push_used(chain.head, written)?;
-            }
-            queue.notify()?;
-            if !queue.enable_kicks()? {
-                return Ok(Progress::Idle);
-            }
-        }
+        queue.drain(BATCH, |queue| {
+            let Some(chain) = queue.pop()? else {
+                return Ok(false);
+            };
+            let written = self.serve(&chain);
+            queue.push_used(chain.head, written)?;
+            Ok(true)
+        })
     }
 
     fn reset(&mut self) {}

@@ -41,34 +41,22 @@ impl VirtioDevice for Rng {
         let [queue] = queues else {
             return Ok(Progress::Idle);
         };
-        loop {
-            queue.disable_kicks()?;
-            for served in 0.. {
-                if served == BATCH {
-                    queue.notify()?;
-                    return Ok(Progress::Again);
-                }
-                let Some(chain) = queue.pop()? else {
-                    break;
-                };
-                let wanted = chain.writable.part(0, MAX_REQUEST);
-                let mut written = 0;
-                let mut bytes = [0; 1024];
-                while written < wanted.len() {
-                    let piece = &mut bytes[..(wanted.len() - written).min(1024)];
-                    sys::random_bytes(piece).map_err(|source| DeviceError::Host {
-                        what: "the host gives no random bytes",
-                        source,
-                    })?;
-                    written += wanted.part(written, piece.len()).copy_from(piece);
-                }
-                queue.push_used(chain.head, u32::try_from(written).unwrap_or(u32::MAX))?;
+        queue.drain(BATCH, |queue| {
+            let Some(chain) = queue.pop()? else {
+                return Ok(false);
+            };
+            let wanted = chain.writable.part(0, MAX_REQUEST);
+            let mut written = 0;
+            let mut bytes = [0; 1024];
+            while written < wanted.len() {
+                let piece = &mut bytes[..(wanted.len() - written).min(1024)];
+                sys::random_bytes(piece)
+                    .map_err(|source| DeviceError::Host { what: "the host gives no random bytes", source })?;
+                written += wanted.part(written, piece.len()).copy_from(piece);
             }
-            queue.notify()?;
-            if !queue.enable_kicks()? {
-                return Ok(Progress::Idle);
-            }
-        }
+            queue.push_used(chain.head, u32::try_from(written).unwrap_or(u32::MAX))?;
+            Ok(true)
+        })
     }
 
     fn reset(&mut self) {}
