@@ -4,6 +4,7 @@ use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::inotify::ReadFlags;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use virtiofsd::filesystem::SetattrValid;
@@ -21,7 +22,7 @@ const ATTRIBUTE_BYTES: usize = 64;
 
 impl Node {
     pub(crate) fn stat(&self) -> Result<Stat, Errno> {
-        rustix::fs::fstat(&self.file)
+        rustix::fs::fstat(self.file()?)
     }
 
     /// The owner that is kept of the file.
@@ -32,7 +33,7 @@ impl Node {
         // Attributes of users are read by who may read the file (xattr(7)), and written likewise.
         let read = || {
             let mut value = [0; ATTRIBUTE_BYTES];
-            let length = rustix::fs::getxattr(self.path(), ATTRIBUTE, &mut value[..])?;
+            let length = rustix::fs::getxattr(self.file()?.path(), ATTRIBUTE, &mut value[..])?;
             Ok(value.get(..length).and_then(Owner::parse))
         };
         self.with_access(user, Mode::RUSR, read).ok()?
@@ -65,7 +66,7 @@ impl Node {
         let mode = owner.host_mode();
         let is_link = self.kind == rustix::fs::FileType::Symlink;
         if stat.st_mode & 0o7777 != mode && !is_link {
-            rustix::fs::chmod(self.path(), Mode::from_raw_mode(mode))?;
+            rustix::fs::chmod(self.file()?.path(), Mode::from_raw_mode(mode))?;
         }
         self.has_set_id.store(owner.mode & SET_ID != 0, Ordering::Relaxed);
         if !can_keep(self.kind) {
@@ -75,14 +76,14 @@ impl Node {
         let mut bare = *stat;
         bare.st_mode = stat.st_mode & libc::S_IFMT | mode;
         if user.plain(&bare) == owner && !given {
-            let remove = || rustix::fs::removexattr(self.path(), ATTRIBUTE);
+            let remove = || rustix::fs::removexattr(self.file()?.path(), ATTRIBUTE);
             match self.with_access(user, Mode::WUSR, remove) {
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
                 result => result,
             }
         } else {
             let value = owner.to_attribute();
-            let set = || rustix::fs::setxattr(self.path(), ATTRIBUTE, value.as_bytes(), XattrFlags::empty());
+            let set = || rustix::fs::setxattr(self.file()?.path(), ATTRIBUTE, value.as_bytes(), XattrFlags::empty());
             self.with_access(user, Mode::WUSR, set)
         }
     }
@@ -116,9 +117,10 @@ impl Node {
         if !user.owns(&stat) || mode.contains(access) {
             return Err(denied);
         }
-        rustix::fs::chmod(self.path(), mode | access)?;
+        self.changes(ReadFlags::ATTRIB);
+        rustix::fs::chmod(self.file()?.path(), mode | access)?;
         let result = act();
-        rustix::fs::chmod(self.path(), mode)?;
+        rustix::fs::chmod(self.file()?.path(), mode)?;
         result
     }
 
@@ -192,7 +194,7 @@ impl Node {
                 ),
             };
             // The path leads to a symbolic link itself, not to where that leads.
-            rustix::fs::utimensat(rustix::fs::CWD, self.path(), &times, AtFlags::empty())?;
+            rustix::fs::utimensat(rustix::fs::CWD, self.file()?.path(), &times, AtFlags::empty())?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::inotify::ReadFlags;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use virtiofsd::filesystem::{
@@ -21,7 +22,9 @@ use virtiofsd::oslib::WritevFlags;
 use crate::Share;
 use crate::attributes::id;
 use crate::directory::Entries;
+use crate::events::{Events, Own};
 use crate::node::{Handle, Handles, Node, Nodes};
+use crate::opened::{Descriptor, Place};
 use crate::owner::{ATTRIBUTE, HostUser, Owner, SET_GROUP_ID};
 
 /// How long the guest may go by what it was told. The host's files change without the guest's doing, so this is less than
@@ -32,6 +35,11 @@ const VALID: Duration = Duration::from_millis(10);
 /// Of the flags of open(2), those that mean something to a file that the guest has open.
 const OPEN_FLAGS: OFlags = OFlags::ACCMODE.union(OFlags::TRUNC).union(OFlags::SYNC).union(OFlags::DSYNC);
 
+/// The events of a new file or folder that is given to its owner.
+const MADE: ReadFlags = ReadFlags::CREATE.union(ReadFlags::ATTRIB);
+/// Those of one that gets another length, with which goes what was its set-user-id.
+const RESIZED: ReadFlags = ReadFlags::MODIFY.union(ReadFlags::ATTRIB);
+
 /// Attributes of files by which users tell each other things; the guest has no others.
 const USERS_ATTRIBUTES: &[u8] = b"user.";
 
@@ -39,8 +47,10 @@ const USERS_ATTRIBUTES: &[u8] = b"user.";
 pub(crate) struct SharedFiles {
     shares: Vec<Exported>,
     user: HostUser,
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     handles: Handles,
+    own: Arc<Own>,
+    events: Arc<Events>,
 }
 
 struct Exported {
@@ -50,8 +60,9 @@ struct Exported {
 }
 
 impl SharedFiles {
-    /// Opens the shares. The caller's umask MUST be 0: modes are the guest's business.
-    pub(crate) fn open(shares: &[Share]) -> Result<SharedFiles, (usize, Errno)> {
+    /// Opens the shares. The caller's umask MUST be 0: modes are the guest's business. Of the files that the guest knows so many
+    /// are open at a time.
+    pub(crate) fn open(shares: &[Share], descriptors: usize) -> Result<SharedFiles, (usize, Errno)> {
         let open = |path: &Path| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty())
@@ -60,12 +71,16 @@ impl SharedFiles {
             let root = open(&share.path).map_err(|error| (place, error))?;
             Ok(Exported { root, read_only: share.read_only })
         });
-        Ok(SharedFiles {
-            shares: shares.collect::<Result<_, _>>()?,
-            user: HostUser::this(),
-            nodes: Nodes::default(),
-            handles: Handles::default(),
-        })
+        let shares = shares.collect::<Result<_, _>>()?;
+        let (user, own) = (HostUser::this(), Arc::<Own>::default());
+        let nodes = Arc::new(Nodes::new(descriptors, Arc::clone(&own)));
+        let events = Arc::new(Events::new(user, Arc::clone(&nodes), Arc::clone(&own)));
+        Ok(SharedFiles { shares, user, nodes, handles: Handles::default(), own, events })
+    }
+
+    /// What happens to the files.
+    pub(crate) fn events(&self) -> Arc<Events> {
+        Arc::clone(&self.events)
     }
 
     /// A file that is to be changed.
@@ -74,24 +89,32 @@ impl SharedFiles {
         if self.shares[node.share].read_only { Err(Errno::ROFS.into()) } else { Ok(node) }
     }
 
-    /// Tells the guest of the file behind an `O_PATH` descriptor. `above` is the device of the folder it is in.
-    fn tell(&self, file: OwnedFd, share: usize, above: Option<u64>) -> io::Result<Entry> {
+    /// Tells the guest of the file behind an `O_PATH` descriptor.
+    fn tell(&self, file: OwnedFd, share: usize, place: Place) -> io::Result<Entry> {
         let stat = rustix::fs::fstat(&file)?;
-        let (inode, node) = self.nodes.tell(Node::new(file, share, &stat));
+        let above = place.as_ref().map(|(folder, _)| folder.id.device);
+        let (inode, node) = self.nodes.tell(file, share, &stat, place);
         let mut attr = node.attributes(self.user, &stat);
         // Another file system of the host is another one in the guest, since its files have the same numbers.
-        if node.kind == FileType::Directory && above != Some(node.device) {
+        if node.kind == FileType::Directory && above != Some(node.id.device) {
             attr.flags |= ATTR_SUBMOUNT;
         }
         Ok(Entry { inode, generation: 0, attr, attr_timeout: VALID, entry_timeout: VALID })
     }
 
     /// Tells the guest of a file in a folder.
-    fn tell_of(&self, folder: &Node, name: &CStr) -> io::Result<Entry> {
+    fn tell_of(&self, folder: &Arc<Node>, name: &CStr) -> io::Result<Entry> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let search = || rustix::fs::openat(&folder.file, name, flags, Mode::empty());
+        let search = || rustix::fs::openat(folder.file()?, name, flags, Mode::empty());
         let file = folder.with_access(self.user, Mode::XUSR, search)?;
-        self.tell(file, folder.share, Some(folder.device))
+        self.tell(file, folder.share, Some((Arc::clone(folder), name.into())))
+    }
+
+    /// The file that is in a folder, if the guest knows it. It is open from now on: another name may be all that it has.
+    fn known(&self, folder: &Node, name: &CStr) -> Option<Arc<Node>> {
+        let node = self.nodes.known(folder.share, folder.file_at(name)?)?;
+        node.file().ok()?;
+        Some(node)
     }
 
     /// Whom a new file in `folder` belongs to, and its mode (inode(7), the set-group-ID bit of a folder).
@@ -115,13 +138,14 @@ impl SharedFiles {
         parent: u64,
         name: &CStr,
         (context, kind, mode): (&Context, FileType, u32),
-        make: impl Fn(&Node, Mode) -> Result<(), Errno>,
+        make: impl Fn(&Descriptor, Mode) -> Result<(), Errno>,
     ) -> io::Result<Entry> {
         check(name)?;
         let folder = self.writable(parent)?;
         let owner = self.newcomer(&folder, context, kind, mode)?;
         let host_mode = Mode::from_raw_mode(owner.host_mode());
-        folder.with_access(self.user, Mode::WUSR | Mode::XUSR, || make(&folder, host_mode))?;
+        folder.changes_in(name, MADE);
+        folder.with_access(self.user, Mode::WUSR | Mode::XUSR, || make(&folder.file()?, host_mode))?;
         let mut entry = self.tell_of(&folder, name)?;
         self.give(&mut entry, owner)?;
         Ok(entry)
@@ -149,12 +173,24 @@ impl SharedFiles {
             (OFlags::RDWR, _) => Mode::RUSR | Mode::WUSR,
             _ => Mode::RUSR,
         };
+        if flags.contains(OFlags::TRUNC) {
+            node.changes(RESIZED);
+        }
         let file =
             node.with_access(self.user, access, || node.open(flags & OPEN_FLAGS | OFlags::NONBLOCK))?;
         if kill_priv && flags.contains(OFlags::TRUNC) {
             node.drop_set_id(self.user)?;
         }
         Ok(self.handles.add(number, file))
+    }
+
+    /// The request at hand makes these events of a file that the guest has open.
+    fn changes(&self, inode: u64, mask: ReadFlags) {
+        if self.own.counts()
+            && let Some(node) = self.nodes.find(inode)
+        {
+            node.changes(mask);
+        }
     }
 
     fn handle(&self, node: u64, handle: u64) -> io::Result<Arc<Handle>> {
@@ -194,6 +230,7 @@ impl FileSystem for SharedFiles {
     }
 
     fn destroy(&self) {
+        self.events.clear();
         self.handles.clear();
         self.nodes.clear();
     }
@@ -206,11 +243,13 @@ impl FileSystem for SharedFiles {
             return self.tell(root, place, None);
         }
         check(name)?;
-        self.tell_of(&*self.nodes.get(parent)?, name)
+        self.tell_of(&self.nodes.get(parent)?, name)
     }
 
     fn forget(&self, _: Context, inode: u64, count: u64) {
-        self.nodes.forget(inode, count);
+        if self.nodes.forget(inode, count) {
+            self.events.forget(inode);
+        }
     }
 
     fn getattr(&self, _: Context, inode: u64, _: Option<u64>) -> io::Result<(Attr, Duration)> {
@@ -233,13 +272,14 @@ impl FileSystem for SharedFiles {
         let node = self.writable(inode)?;
         check_range(change.size, 0)?;
         let handle = handle.map(|handle| self.handle(inode, handle)).transpose()?;
+        node.changes(RESIZED | ReadFlags::CLOSE_WRITE);
         node.change(self.user, &change, valid, handle.as_ref().map(|handle| &handle.file))?;
         self.getattr(context, inode, None)
     }
 
     fn readlink(&self, _: Context, inode: u64) -> io::Result<Vec<u8>> {
         let node = self.nodes.get(inode)?;
-        Ok(rustix::fs::readlinkat(&node.file, c"", Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(node.file()?, c"", Vec::new())?.into_bytes())
     }
 
     fn symlink(
@@ -251,7 +291,7 @@ impl FileSystem for SharedFiles {
         _: Extensions,
     ) -> io::Result<Entry> {
         self.make(parent, name, (&context, FileType::Symlink, 0o777), |folder, _| {
-            rustix::fs::symlinkat(target, &folder.file, name)
+            rustix::fs::symlinkat(target, folder, name)
         })
     }
 
@@ -271,7 +311,7 @@ impl FileSystem for SharedFiles {
             return Err(Errno::PERM.into());
         }
         self.make(parent, name, (&context, kind, mode), |folder, mode| {
-            rustix::fs::mknodat(&folder.file, name, kind, mode, 0)
+            rustix::fs::mknodat(folder, name, kind, mode, 0)
         })
     }
 
@@ -285,21 +325,27 @@ impl FileSystem for SharedFiles {
         _: Extensions,
     ) -> io::Result<Entry> {
         self.make(parent, name, (&context, FileType::Directory, mode), |folder, mode| {
-            rustix::fs::mkdirat(&folder.file, name, mode)
+            rustix::fs::mkdirat(folder, name, mode)
         })
     }
 
     fn unlink(&self, _: Context, parent: u64, name: &CStr) -> io::Result<()> {
         check(name)?;
         let folder = self.writable(parent)?;
-        let unlink = || rustix::fs::unlinkat(&folder.file, name, AtFlags::empty());
+        folder.changes_in(name, ReadFlags::DELETE);
+        if let Some(node) = self.known(&folder, name) {
+            // The number of its names is an attribute.
+            node.changes(ReadFlags::ATTRIB);
+        }
+        let unlink = || rustix::fs::unlinkat(folder.file()?, name, AtFlags::empty());
         Ok(folder.with_access(self.user, Mode::WUSR | Mode::XUSR, unlink)?)
     }
 
     fn rmdir(&self, _: Context, parent: u64, name: &CStr) -> io::Result<()> {
         check(name)?;
         let folder = self.writable(parent)?;
-        let remove = || rustix::fs::unlinkat(&folder.file, name, AtFlags::REMOVEDIR);
+        folder.changes_in(name, ReadFlags::DELETE);
+        let remove = || rustix::fs::unlinkat(folder.file()?, name, AtFlags::REMOVEDIR);
         Ok(folder.with_access(self.user, Mode::WUSR | Mode::XUSR, remove)?)
     }
 
@@ -314,9 +360,24 @@ impl FileSystem for SharedFiles {
         let known = RenameFlags::NOREPLACE | RenameFlags::EXCHANGE;
         let flags =
             RenameFlags::from_bits(flags).filter(|flags| known.contains(*flags)).ok_or(Errno::INVAL)?;
+        let moved = ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
+        from.changes_in(old, moved);
+        to.changes_in(new, moved);
+        let nodes = [self.known(&from, old), self.known(&to, new)];
+        for node in nodes.iter().flatten() {
+            node.changes(ReadFlags::MOVE_SELF | ReadFlags::ATTRIB);
+        }
         let access = Mode::WUSR | Mode::XUSR;
-        let rename = || rustix::fs::renameat_with(&from.file, old, &to.file, new, flags);
-        Ok(from.with_access(self.user, access, || to.with_access(self.user, access, rename))?)
+        let rename = || rustix::fs::renameat_with(from.file()?, old, to.file()?, new, flags);
+        from.with_access(self.user, access, || to.with_access(self.user, access, rename))?;
+        let [moved, replaced] = nodes;
+        if let Some(moved) = moved {
+            moved.moved(&to, new);
+        }
+        if let Some(replaced) = replaced.filter(|_| flags.contains(RenameFlags::EXCHANGE)) {
+            replaced.moved(&from, old);
+        }
+        Ok(())
     }
 
     fn link(&self, _: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
@@ -326,7 +387,9 @@ impl FileSystem for SharedFiles {
             return Err(Errno::XDEV.into());
         }
         let link =
-            || rustix::fs::linkat(rustix::fs::CWD, node.path(), &folder.file, name, AtFlags::SYMLINK_FOLLOW);
+            || rustix::fs::linkat(rustix::fs::CWD, node.file()?.path(), folder.file()?, name, AtFlags::SYMLINK_FOLLOW);
+        folder.changes_in(name, ReadFlags::CREATE);
+        node.changes(ReadFlags::ATTRIB);
         folder.with_access(self.user, Mode::WUSR | Mode::XUSR, link)?;
         self.tell_of(&folder, name)
     }
@@ -359,11 +422,13 @@ impl FileSystem for SharedFiles {
         let owner = self.newcomer(&folder, &context, FileType::RegularFile, mode)?;
         let host_mode = Mode::from_raw_mode(owner.host_mode());
         let made = flags & OPEN_FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = || rustix::fs::openat(&folder.file, name, made, host_mode);
+        folder.changes_in(name, MADE);
+        let create = || rustix::fs::openat(folder.file()?, name, made, host_mode);
         match folder.with_access(self.user, Mode::WUSR | Mode::XUSR, create) {
             Ok(file) => {
                 // The same file, whatever its name leads to by now.
-                let mut entry = self.tell(reopen(&file)?, folder.share, Some(folder.device))?;
+                let place = Some((Arc::clone(&folder), name.into()));
+                let mut entry = self.tell(reopen(&file)?, folder.share, place)?;
                 self.give(&mut entry, owner)?;
                 let handle = self.handles.add(entry.inode, File::from(file));
                 Ok((entry, Some(handle), OpenOptions::empty()))
@@ -372,7 +437,7 @@ impl FileSystem for SharedFiles {
             Err(Errno::EXIST) if !flags.contains(OFlags::EXCL) => {
                 let entry = self.tell_of(&folder, name)?;
                 let opened = self.open_node(entry.inode, kill_priv, flags);
-                let handle = opened.inspect_err(|_| self.nodes.forget(entry.inode, 1))?;
+                let handle = opened.inspect_err(|_| self.forget(context, entry.inode, 1))?;
                 Ok((entry, Some(handle), OpenOptions::empty()))
             }
             Err(error) => Err(error.into()),
@@ -413,6 +478,7 @@ impl FileSystem for SharedFiles {
         // What others append on the host is not overwritten.
         let appends = !delayed && OFlags::from_bits_retain(flags).contains(OFlags::APPEND);
         let flags = appends.then_some(WritevFlags::RWF_APPEND);
+        self.changes(inode, ReadFlags::MODIFY | ReadFlags::ATTRIB);
         let written =
             from.write_to_file_at(&handle.file, usize::try_from(size).unwrap_or(0), offset, flags)?;
         if kill_priv {
@@ -438,6 +504,7 @@ impl FileSystem for SharedFiles {
         check_range(offset, length)?;
         let handle = self.handle(inode, handle)?;
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
+        self.changes(inode, ReadFlags::MODIFY);
         Ok(rustix::fs::fallocate(&handle.file, mode, offset, length)?)
     }
 
@@ -451,12 +518,14 @@ impl FileSystem for SharedFiles {
         _flock_release: bool,
         _lock_owner: Option<u64>,
     ) -> io::Result<()> {
+        self.changes(inode, ReadFlags::CLOSE_WRITE);
         self.handles.remove(inode, handle)
     }
 
     fn statfs(&self, _: Context, inode: u64) -> io::Result<libc::statvfs64> {
         let node = if inode == ROOT_ID { None } else { Some(self.nodes.get(inode)?) };
-        let file = node.as_ref().map(|node| node.file.as_fd());
+        let file = node.map(|node| node.file()).transpose()?;
+        let file = file.as_ref().map(|file| file.as_fd());
         let Some(file) = file.or_else(|| Some(self.shares.first()?.root.as_fd())) else {
             return Err(Errno::NOSYS.into());
         };
@@ -487,7 +556,8 @@ impl FileSystem for SharedFiles {
         let name = self.attribute(name, Errno::OPNOTSUPP)?;
         let node = self.writable(inode)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        let set = || rustix::fs::setxattr(node.path(), name, value, flags);
+        node.changes(ReadFlags::ATTRIB);
+        let set = || rustix::fs::setxattr(node.file()?.path(), name, value, flags);
         Ok(node.with_access(self.user, Mode::WUSR, set)?)
     }
 
@@ -496,7 +566,7 @@ impl FileSystem for SharedFiles {
         let node = self.nodes.get(inode)?;
         let mut value = vec![0; VALUE_BYTES];
         let buffer = RefCell::new(&mut value);
-        let get = || rustix::fs::getxattr(node.path(), name, &mut buffer.borrow_mut()[..]);
+        let get = || rustix::fs::getxattr(node.file()?.path(), name, &mut buffer.borrow_mut()[..]);
         let length = node.with_access(self.user, Mode::RUSR, get)?;
         match usize::try_from(size).unwrap_or(usize::MAX) {
             0 => return Ok(GetxattrReply::Count(u32::try_from(length).unwrap_or(u32::MAX))),
@@ -509,7 +579,7 @@ impl FileSystem for SharedFiles {
     fn listxattr(&self, _: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
         let node = self.nodes.get(inode)?;
         let mut names = vec![0_u8; LIST_BYTES];
-        let length = match rustix::fs::listxattr(node.path(), &mut names[..]) {
+        let length = match rustix::fs::listxattr(node.file()?.path(), &mut names[..]) {
             Err(Errno::OPNOTSUPP) => 0,
             result => result?,
         };
@@ -529,7 +599,8 @@ impl FileSystem for SharedFiles {
     fn removexattr(&self, _: Context, inode: u64, name: &CStr) -> io::Result<()> {
         let name = self.attribute(name, Errno::NODATA)?;
         let node = self.writable(inode)?;
-        let remove = || rustix::fs::removexattr(node.path(), name);
+        node.changes(ReadFlags::ATTRIB);
+        let remove = || rustix::fs::removexattr(node.file()?.path(), name);
         Ok(node.with_access(self.user, Mode::WUSR, remove)?)
     }
 
@@ -587,6 +658,7 @@ impl FileSystem for SharedFiles {
         check_range(offset_out, len)?;
         let (from, to) = (self.handle(inode_in, handle_in)?, self.handle(inode_out, handle_out)?);
         let len = usize::try_from(len).unwrap_or(0);
+        self.changes(inode_out, ReadFlags::MODIFY);
         Ok(rustix::fs::copy_file_range(
             &from.file,
             Some(&mut offset_in),

@@ -5,16 +5,19 @@
 //! (`owner`). This runs in a process of its own, which can open nothing but the shares ([`jail`]): the requests it
 //! reads are those of a guest that may be hostile.
 //!
-//! To add a kind of request: a method of [`virtiofsd::filesystem::FileSystem`] in `file_system`.
+//! To add a kind of request: a method of [`virtiofsd::filesystem::FileSystem`] in `file_system`. One that changes something
+//! says what, or the guest hears of it twice (`events`).
 
 mod attributes;
 mod device;
 mod directory;
+mod events;
 mod file_system;
 #[cfg(test)]
 mod hostile;
 pub mod jail;
 mod node;
+mod opened;
 mod owner;
 #[cfg(test)]
 mod tests;
@@ -49,12 +52,14 @@ pub enum Error {
 /// whole process for that: its umask, its limit of open files, and its access to everything that is no share.
 pub fn serve(shares: &[Share], socket: UnixStream) -> Result<(), Error> {
     rustix::process::umask(Mode::empty());
-    // One for each file that the guest knows.
+    // Those that the guest knows, and those that it has open.
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
     }
-    let files = file_system::SharedFiles::open(shares)
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    let known = limit.unwrap_or(usize::MAX) / 4 * 3;
+    let files = file_system::SharedFiles::open(shares, known)
         .map_err(|(place, error)| Error::Share { path: shares[place].path.clone(), source: error.into() })?;
     jail::enter(shares)?;
     Ok(vhost_user::serve(Box::new(device::Fs::new(files)), socket, vhost_user::Config::Known)?)

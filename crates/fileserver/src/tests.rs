@@ -1,5 +1,8 @@
 //! The file system as a guest uses it, in front of folders of this machine.
 
+mod events;
+mod opened;
+
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
@@ -17,6 +20,9 @@ use virtiofsd::soft_idmap::Id as _;
 use crate::Share;
 use crate::file_system::SharedFiles;
 use crate::owner::ATTRIBUTE;
+
+/// Of the files that the guest knows, so many are open at a time.
+const DESCRIPTORS: usize = 100;
 
 /// Two shares, the second one read-only.
 struct Bench {
@@ -45,7 +51,7 @@ impl Bench {
             .zip([false, true])
             .map(|(folder, read_only)| Share { path: folder.path().to_owned(), read_only })
             .collect();
-        Bench { files: SharedFiles::open(&shares).map_err(|(_, error)| error).unwrap(), folders }
+        Bench { files: SharedFiles::open(&shares, DESCRIPTORS).map_err(|(_, error)| error).unwrap(), folders }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
