@@ -28,16 +28,14 @@ pub(crate) fn freed() -> Result<Vec<Figure>> {
     docker(&["rm", "big"])?;
     machine.ok(["shell", "--", "sync"])?;
     wait::eventually_true("the container's blocks are back", PATIENCE, || {
-        Ok(machine.disk_used()? < 2 * SIZE)
+        // The image itself is there twice, as it came and unpacked.
+        Ok(machine.disk_used()? < 2 * SIZE + SIZE / 2)
     })?;
-    let full = machine.disk_used()?;
     let begun = Instant::now();
     docker(&["rmi", "big"])?;
     let answered = begun.elapsed();
     // What the file system keeps of its own is small beside it.
-    wait::eventually_true("the image's blocks are back", PATIENCE, || {
-        Ok(machine.disk_used()? + SIZE / 100 * 99 < full)
-    })?;
+    wait::eventually_true("the image's blocks are back", PATIENCE, || Ok(machine.disk_used()? < SIZE / 10))?;
     let all = begun.elapsed();
     let figure = |name: &str, time, limit| Figure {
         name: name.to_owned(),

@@ -8,6 +8,8 @@ mod cycle;
 mod disk;
 /// A machine's emulator without the machine.
 mod emulator;
+/// Edits on the host that a container hears of.
+mod file_events;
 /// Folders of the host in a guest.
 mod files;
 /// A machine that has nothing to do.
@@ -54,6 +56,7 @@ const ROWS: &[Row] = &[
         containers::networks,
     ),
     ("files", "a folder of the host in a guest: ours, virtiofsd and 9p; and a volume", files::of_the_host),
+    ("file-events", "an edit on the host, until a container has answered to its event", file_events::heard),
     (
         "start",
         "`coracle start` until `docker version` answers, and the bare boot of the same kernel",
@@ -67,7 +70,7 @@ const ROWS: &[Row] = &[
 
 fn main() -> ExitCode {
     roles::dispatch();
-    if let Some(code) = traffic::dispatch().or_else(files::dispatch) {
+    if let Some(code) = traffic::dispatch().or_else(files::dispatch).or_else(file_events::dispatch) {
         return code;
     }
     leftovers::sweep_dead_runs();

@@ -1,5 +1,4 @@
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,12 +85,9 @@ fn serve(engine: &Engine) -> Result<()> {
 /// This program, and the libraries that it needs.
 pub(crate) fn programs(tar: Tar) -> Result<Tar> {
     let program = this_program()?;
-    let listed = Command::new("ldd").arg(&program).output().context("running ldd")?;
-    let listed = String::from_utf8(listed.stdout)?;
-    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
     let mut tar = tar.file("traffic", 0o755, &std::fs::read(&program)?)?;
-    for library in libraries {
-        let content = std::fs::read(library).with_context(|| format!("reading {library}"))?;
+    for library in tests::programs::libraries(&program)? {
+        let content = std::fs::read(&library).with_context(|| format!("reading {library}"))?;
         tar = tar.file(library.trim_start_matches('/'), 0o755, &content)?;
     }
     Ok(tar)

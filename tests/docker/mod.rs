@@ -9,6 +9,7 @@ mod copy;
 mod docker_py;
 mod events;
 mod exec;
+mod file_events;
 mod gateway_modes;
 mod image_mounts;
 mod images;
@@ -42,6 +43,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("docker_py", docker_py::cases()),
         ("events", events::cases()),
         ("exec", exec::cases()),
+        ("file_events", file_events::cases()),
         ("gateway_modes", gateway_modes::cases()),
         ("image_mounts", image_mounts::cases()),
         ("images", images::cases()),

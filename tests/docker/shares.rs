@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::{SLEEP, Target};
-use tests::{cases, ensure_eq};
+use tests::{cases, ensure_eq, programs};
 
 cases! {
     both_sides_see_the_same,
@@ -28,6 +28,10 @@ cases! {
     set_user_id_is_not_the_hosts.on(&[Kind::Machine]),
     outside_the_shares.on(&[Kind::Machine]),
     chosen_shares.on(&[Kind::Machine]).alone(),
+    a_share_that_is_gone.on(&[Kind::Machine]).alone(),
+    the_hosts_disk_is_full.on(&[Kind::Machine]),
+    more_files_than_may_be_open.on(&[Kind::Machine]).alone().seconds(400),
+    the_hosts_ssh_agent.on(&[Kind::Machine]).alone(),
 }
 
 /// A folder of this case, mounted in a container at `/host`; what the shell there prints.
@@ -316,5 +320,129 @@ fn chosen_shares(t: &Target) -> Outcome {
     ensure!(refused.stderr().contains("Read-only file system"), "{refused}");
     let refused = run(&closed, "true")?.expect_code(125)?;
     ensure!(refused.stderr().contains("is not shared from the host"), "{refused}");
+    Ok(())
+}
+
+fn a_share_that_is_gone(t: &Target) -> Outcome {
+    let machine = t.machine()?;
+    let (gone, kept) = (path(t, "gone"), path(t, "kept"));
+    for folder in [&gone, &kept] {
+        fs::create_dir(folder)?;
+        fs::write(folder.join("file"), "words")?;
+    }
+    machine.ok(["config", "set", "shares", &format!("{},{}", gone.display(), kept.display())])?;
+    machine.ok(["restart"])?;
+    let name = t.name("box");
+    let mounts = [format!("{}:/gone", gone.display()), format!("{}:/kept", kept.display())];
+    let run =
+        ["run", "-d", "--name", &name, "-v", &mounts[0], "-v", &mounts[1], "busybox", "sh", "-c", SLEEP];
+    t.ok(run)?;
+    let seen = |script: &str| t.ok(["exec", &name, "sh", "-c", script]);
+    ensure_eq!(seen("cat /gone/file /kept/file")?, "wordswords");
+    fs::remove_dir_all(&gone)?;
+    ensure_eq!(
+        seen("ls /gone; cat /gone/file 2>&1; echo x 2>&1 > /gone/new; cat /kept/file")?.lines().last(),
+        Some("words")
+    );
+    ensure!(!gone.exists());
+    // A folder that may not be read any more, and what comes back.
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o000))?;
+    ensure_eq!(seen("cat /kept/file")?, "words", "root of this host may read it");
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o755))?;
+    ensure_eq!(seen("echo more >> /kept/file; cat /kept/file")?, "wordsmore");
+    // The machine says what is missing when it starts again.
+    machine.ok(["stop"])?;
+    let refused = machine.coracle(["start"]).output()?.expect_code(1)?;
+    ensure!(refused.stderr().contains(&format!("cannot share {}", gone.display())), "{refused}");
+    Ok(())
+}
+
+fn the_hosts_disk_is_full(t: &Target) -> Outcome {
+    let namespace = t.machine()?.namespace();
+    let small = path(t, "small");
+    fs::create_dir(&small)?;
+    let small = small.display().to_string();
+    // A file system of its own, of which the machine was not told.
+    namespace
+        .program("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "none", &small])
+        .output()?
+        .expect_code(0)?;
+    let outcome = (|| {
+        let script = "cd /host/small; echo kept > kept; dd if=/dev/zero of=big bs=64k count=64 2>&1; \
+                      echo more >> kept; cat kept; rm big; echo again > again; cat again; stat -c %s kept";
+        let text = t.ok([
+            "run",
+            "--rm",
+            "-v",
+            &format!("{}:/host", t.folder().display()),
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])?;
+        ensure!(text.contains("No space left on device"), "{text}");
+        ensure!(text.ends_with("again\n5") || text.ends_with("again\n10"), "{text}");
+        let kept = namespace.program("cat").arg(format!("{small}/kept")).output()?.text()?;
+        ensure!(kept == "kept" || kept == "kept\nmore", "{kept:?}");
+        Ok(())
+    })();
+    namespace.program("umount").arg("--lazy").arg(&small).output()?.expect_code(0)?;
+    outcome
+}
+
+/// The guest knows more files than the process that serves them may have open.
+fn more_files_than_may_be_open(t: &Target) -> Outcome {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let many = usize::try_from(limit.min(50_000))? + 1000;
+    fs::create_dir(path(t, "many"))?;
+    for number in 0..many {
+        fs::write(path(t, &format!("many/{number}")), "")?;
+    }
+    // Once listed with what each is, all of them are known; the first ones are then used again.
+    let script = "ls -ln many | grep -c '^-'; for n in 0 1 2 3 4 5 6 7 8 9; do echo $n >> many/$n; done; cat many/?; \
+                  mv many moved; cat moved/7; ls moved | wc -l";
+    ensure_eq!(shell(t, &[], script)?, format!("{many}\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n7\n{many}"));
+    Ok(())
+}
+
+/// A real agent with a key, asked by a real client in a container.
+fn the_hosts_ssh_agent(t: &Target) -> Outcome {
+    const SOCKET: &str = "/run/host-services/ssh-auth.sock";
+    let machine = t.machine()?;
+    let folder = t.folder().join("programs");
+    programs::copy("ssh-add", &folder)?;
+    let programs = format!("{}:{}:ro", folder.display(), programs::FOLDER);
+    let script = format!("{} -l", programs::call("ssh-add"));
+    let variable = format!("SSH_AUTH_SOCK={SOCKET}");
+    let ask = || {
+        let run = ["run", "--rm", "-e", &variable, "-v", &programs, "--mount"];
+        let mount = format!("type=bind,source={SOCKET},target={SOCKET}");
+        t.docker(run).args([&mount, "busybox", "sh", "-c", &script]).output()
+    };
+    // Without an agent there is nothing to mount.
+    let refused = ask()?.expect_code(125)?;
+    ensure!(refused.stderr().contains("bind source path does not exist"), "{refused}");
+
+    let (socket, key) = (path(t, "agent"), path(t, "key"));
+    let agent = t.program("ssh-agent").args(["-D", "-a"]).arg(&socket).spawn()?;
+    tests::wait::eventually_true("the agent listens", std::time::Duration::from_secs(10), || {
+        Ok(socket.exists())
+    })?;
+    t.program("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "a key", "-f"])
+        .arg(&key)
+        .output()?
+        .expect_code(0)?;
+    t.program("ssh-add").arg(&key).env("SSH_AUTH_SOCK", &socket).output()?.expect_code(0)?;
+    machine.coracle(["restart"]).env("SSH_AUTH_SOCK", &socket).output()?.expect_code(0)?;
+    for _ in 0..3 {
+        let listed = ask()?.text()?;
+        ensure!(listed.contains("a key (ED25519)"), "{listed}");
+    }
+    // The agent has ended: who asks is told so, and does not wait.
+    drop(agent);
+    let refused = ask()?.expect_code(2)?;
+    ensure!(!refused.stderr().is_empty(), "{refused}");
     Ok(())
 }

@@ -21,6 +21,8 @@ pub mod namespace;
 pub mod places;
 /// Programs that run.
 pub mod process;
+/// Programs of this machine in containers.
+pub mod programs;
 /// An HTTP proxy.
 pub mod proxy;
 /// Records that are written while a machine is killed.

@@ -5,11 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
@@ -26,6 +28,13 @@ const INIT: &str = "--role=init";
 /// `… PID [--with-terminal] -- PROGRAM ARG…`: runs the program in the namespaces of a process.
 pub(crate) const ENTER: &str = "--role=enter";
 
+/// `… FOLDER`: prints a line for each event of the folder, and for events that were lost, until it is killed.
+pub const HEAR: &str = "--role=hear";
+/// The line that [`HEAR`] prints when it listens.
+pub const LISTENING: &str = "listening";
+/// The line that [`HEAR`] prints when events were lost.
+pub const LOST: &str = "lost";
+
 /// What [`INIT`] prints when the namespaces are ready.
 pub(crate) const READY: &str = "ready";
 
@@ -39,6 +48,7 @@ pub fn dispatch() {
         HOLDER => hold(),
         INIT => init(),
         ENTER => enter(rest),
+        HEAR => hear(rest),
         _ => return,
     };
     let code = match result {
@@ -54,6 +64,24 @@ pub fn dispatch() {
 /// This binary, as a path that works in other mount namespaces too.
 pub(crate) fn own_binary() -> PathBuf {
     "/proc/self/exe".into()
+}
+
+fn hear(args: &[OsString]) -> Result<ExitStatus> {
+    let folder = args.first().context("no folder")?;
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&inotify, Path::new(folder), WatchFlags::CREATE | WatchFlags::DELETE)?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{LISTENING}")?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(&inotify, &mut buffer);
+    loop {
+        let event = reader.next()?;
+        match event.file_name() {
+            _ if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => writeln!(stdout, "{LOST}")?,
+            Some(name) => writeln!(stdout, "{}", name.to_string_lossy())?,
+            None => {}
+        }
+    }
 }
 
 /// The options before `--`, and the program with its arguments.

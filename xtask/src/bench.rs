@@ -10,7 +10,7 @@ use crate::{build, command, file_servers, networks, paths, peer, setup};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, network, idle-connections, ports, machine-ports,
-    /// bridge, files, start, idle, engine-memory [default: all]
+    /// bridge, files, file-events, start, disk, kills, idle, engine-memory [default: all]
     #[arg(value_name = "ROW")]
     rows: Vec<String>,
     /// Print JSON instead of a table

@@ -60,6 +60,8 @@ const PACKAGES: &[Package] = &[
     package("iptables", "dockerd, which the tests compare with, needs it"),
     package("python3-venv", "runs docker-py's own tests against the engine"),
     package("patchelf", "lets runc of a newer Debian run here, for dockerd"),
+    package("openssh-client", "an ssh-agent for the tests, and a program that asks it"),
+    package("inotify-tools", "watches files in a container of the tests"),
     package("util-linux", "private namespaces in tests"),
 ];
 

@@ -83,7 +83,9 @@ impl Node {
             }
         } else {
             let value = owner.to_attribute();
-            let set = || rustix::fs::setxattr(self.file()?.path(), ATTRIBUTE, value.as_bytes(), XattrFlags::empty());
+            let set = || {
+                rustix::fs::setxattr(self.file()?.path(), ATTRIBUTE, value.as_bytes(), XattrFlags::empty())
+            };
             self.with_access(user, Mode::WUSR, set)
         }
     }

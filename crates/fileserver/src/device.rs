@@ -87,11 +87,9 @@ impl Fs {
                 }
                 self.hear(&mut reader);
                 let head = chain.head_index();
-                let room = chain.writable().map(|part| {
-                    (part.addr(), usize::try_from(part.len()).unwrap_or(0))
-                });
-                self.question =
-                    Some(Question { queue, head, unique: header.unique, room: room.collect() });
+                let room =
+                    chain.writable().map(|part| (part.addr(), usize::try_from(part.len()).unwrap_or(0)));
+                self.question = Some(Question { queue, head, unique: header.unique, room: room.collect() });
                 Served::Later
             }
             _ => {

@@ -386,8 +386,15 @@ impl FileSystem for SharedFiles {
         if node.share != folder.share {
             return Err(Errno::XDEV.into());
         }
-        let link =
-            || rustix::fs::linkat(rustix::fs::CWD, node.file()?.path(), folder.file()?, name, AtFlags::SYMLINK_FOLLOW);
+        let link = || {
+            rustix::fs::linkat(
+                rustix::fs::CWD,
+                node.file()?.path(),
+                folder.file()?,
+                name,
+                AtFlags::SYMLINK_FOLLOW,
+            )
+        };
         folder.changes_in(name, ReadFlags::CREATE);
         node.changes(ReadFlags::ATTRIB);
         folder.with_access(self.user, Mode::WUSR | Mode::XUSR, link)?;

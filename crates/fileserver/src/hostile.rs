@@ -103,8 +103,9 @@ fn requests_of_any_bytes_are_outlived_and_stay_inside() {
         fs::write(place.join("file"), "kept").unwrap();
     }
     symlink(&outside, inside.join("link")).unwrap();
-    let files =
-        SharedFiles::open(&[Share { path: inside.clone(), read_only: false }], 100).map_err(|(_, e)| e).unwrap();
+    let files = SharedFiles::open(&[Share { path: inside.clone(), read_only: false }], 100)
+        .map_err(|(_, e)| e)
+        .unwrap();
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let mut guest = Guest { memory, device: Fs::new(files) };
     // Version 7.40, and everything that there is.

@@ -5,6 +5,8 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
 use crate::Share;
 
 /// The newest rules known; a kernel that knows fewer is asked for those.
@@ -17,10 +19,98 @@ pub enum JailError {
     Rules(#[from] RulesetError),
     #[error("cannot open a share to make a rule for it")]
     Share(#[from] landlock::PathFdError),
+    #[error("cannot make the filter of system calls")]
+    Filter(#[from] seccompiler::BackendError),
+    #[error("the kernel refuses the filter of system calls")]
+    Calls(#[from] seccompiler::Error),
 }
 
+/// All that is called from here on: on files of the shares, on the descriptors of the emulator, and what a program in Rust needs to
+/// live. Nothing that makes a process or a socket, or changes what this process is.
+const CALLS: &[libc::c_long] = &[
+    // Files.
+    libc::SYS_openat,
+    libc::SYS_close,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_lseek,
+    libc::SYS_fallocate,
+    libc::SYS_ftruncate,
+    libc::SYS_copy_file_range,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_syncfs,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstatfs,
+    libc::SYS_fchmodat,
+    libc::SYS_utimensat,
+    libc::SYS_getxattr,
+    libc::SYS_setxattr,
+    libc::SYS_listxattr,
+    libc::SYS_removexattr,
+    libc::SYS_getdents64,
+    libc::SYS_readlinkat,
+    libc::SYS_symlinkat,
+    libc::SYS_linkat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
+    // The emulator's socket, its memory and its eventfds.
+    libc::SYS_recvmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_ppoll,
+    libc::SYS_ioctl,
+    libc::SYS_fcntl,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    // Memory, time, locks, and the end.
+    libc::SYS_brk,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The same under names that newer architectures have no more.
+#[cfg(target_arch = "x86_64")]
+const OLD_CALLS: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_epoll_wait, libc::SYS_chmod, libc::SYS_open];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_CALLS: &[libc::c_long] = &[];
+
 /// From here on this thread, and those it starts, open nothing that is not below a share, make no TCP connection and signal
-/// nobody outside (landlock(7)). A kernel without Landlock is no reason not to serve: then the walls are those that the
+/// nobody outside (landlock(7)), and make no system call but those that serving files takes (seccomp(2)). A kernel without Landlock is no reason not to serve: then the walls are those that the
 /// requests meet in any case, which is told in the log.
 pub fn enter(shares: &[Share]) -> Result<(), JailError> {
     let mut rules = Ruleset::default()
@@ -41,7 +131,16 @@ pub fn enter(shares: &[Share]) -> Result<(), JailError> {
             "this kernel has no Landlock: files outside the shares are kept from the guest by checks alone"
         );
     }
-    Ok(())
+    Ok(seccompiler::apply_filter(&filter()?)?)
+}
+
+/// Any other system call fails with `EPERM`: a guest that has found a fault gets no further, and one that was forgotten
+/// here does not take the machine with it.
+fn filter() -> Result<BpfProgram, JailError> {
+    let calls = CALLS.iter().chain(OLD_CALLS).map(|call| (*call, Vec::new())).collect();
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let architecture = std::env::consts::ARCH.try_into()?;
+    Ok(SeccompFilter::new(calls, refuse, SeccompAction::Allow, architecture)?.try_into()?)
 }
 
 #[cfg(test)]
@@ -70,10 +169,12 @@ mod tests {
                 kind(fs::write(&read_only, "more")),
                 kind(fs::read(&closed).map(drop)),
                 kind(fs::read("/etc/passwd").map(drop)),
+                kind(std::os::unix::net::UnixStream::pair().map(drop)),
+                kind(std::process::Command::new("/bin/true").spawn().map(drop)),
                 kind(std::net::TcpStream::connect("127.0.0.1:1").map(drop)),
             ]
         });
         let denied = Some(io::ErrorKind::PermissionDenied);
-        assert_eq!(jailed.join().unwrap(), [None, None, denied, denied, denied, denied]);
+        assert_eq!(jailed.join().unwrap(), [None, None, denied, denied, denied, denied, denied, denied]);
     }
 }

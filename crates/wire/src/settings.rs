@@ -13,7 +13,12 @@ pub struct Settings {
     pub container_proxy: bool,
     /// In the order of their numbers in the root of the file system [`SHARES_TAG`].
     pub shares: Vec<Share>,
+    /// The host has an ssh-agent ([`SSH_AGENT_SOCKET`]).
+    pub ssh_agent: bool,
 }
+
+/// Where the guest has the socket of the host's ssh-agent, for containers to mount; Docker Desktop has it there.
+pub const SSH_AGENT_SOCKET: &str = "/run/host-services/ssh-auth.sock";
 
 /// The virtio-fs tag of the file system that holds the shares.
 pub const SHARES_TAG: &str = "shares";

@@ -13,3 +13,5 @@ pub const DOCKER_PORT: u32 = 2375;
 pub const HOST_PORTS_PORT: u32 = 1025;
 /// Host port of the machine process: [`crate::settings`].
 pub const SETTINGS_PORT: u32 = 1026;
+/// Host port of the machine process: the user's ssh-agent, by its own protocol.
+pub const SSH_AGENT_PORT: u32 = 1027;

@@ -50,6 +50,8 @@ mod shares;
 mod shell;
 /// Signals to PID 1.
 mod signals;
+/// The host's ssh-agent.
+mod ssh_agent;
 /// The stage the machine is in.
 mod state;
 /// Sockets to the host.
@@ -219,6 +221,11 @@ impl Life {
         disk?;
         let mut settings = host_settings::ask();
         settings.shares = shares::mount(settings.shares);
+        if settings.ssh_agent
+            && let Err(error) = ssh_agent::serve()
+        {
+            tracing::error!("containers do not reach the host's ssh-agent: {error:#}");
+        }
         engine_process::supervise(machine, &this_program()?, &self.log_level, &settings)
     }
 

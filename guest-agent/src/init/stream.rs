@@ -49,6 +49,11 @@ impl Stream {
     pub(crate) fn finish(&self) -> io::Result<()> {
         Ok(shutdown(&self.0, Shutdown::Write)?)
     }
+
+    /// Ends both directions; who reads at this end reads no more.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        Ok(shutdown(&self.0, Shutdown::Both)?)
+    }
 }
 
 impl From<OwnedFd> for Stream {

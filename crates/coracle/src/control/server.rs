@@ -1,8 +1,7 @@
 //! Answering on `control.sock`, one request per connection, each in a thread of its own.
 
 use std::{
-    io::{self, BufReader, Read, Write},
-    net::Shutdown,
+    io::{self, BufReader, Write},
     os::unix::net::{UnixListener, UnixStream},
     sync::{
         Arc,
@@ -17,6 +16,7 @@ use wire::{
     guest, line,
 };
 
+use crate::forward::relay::relay;
 use crate::machine::{
     board::{Outcome, View},
     guest_link::{self, Conversation},
@@ -222,39 +222,6 @@ fn shell_session(
     Ok(())
 }
 
-/// Carries bytes both ways until the guest has ended its direction, or the client is gone.
-fn relay(client: &UnixStream, guest: &UnixStream) {
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let _ = carry(client, guest);
-            // A guest that takes no more input may still have a last word.
-            let _ = client.shutdown(Shutdown::Read);
-            let _ = guest.shutdown(Shutdown::Write);
-        });
-        match carry(guest, client) {
-            Ok(()) => drop(client.shutdown(Shutdown::Write)),
-            Err(_) => {
-                // Both directions: a half that lives on would keep the other thread waiting for ever.
-                let _ = guest.shutdown(Shutdown::Both);
-                let _ = client.shutdown(Shutdown::Both);
-            }
-        }
-    });
-}
-
-/// Carries bytes one way until there are no more.
-fn carry(mut from: &UnixStream, mut to: &UnixStream) -> io::Result<()> {
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => to.write_all(&buffer[..length])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{self, Receiver};
@@ -298,21 +265,6 @@ mod tests {
             move || serve(&listener, &machine)
         });
         Served { machine, events, dir, _home: home }
-    }
-
-    #[test]
-    fn the_last_word_of_a_guest_that_takes_no_more_input_arrives() {
-        let (mut client, ours) = UnixStream::pair().unwrap();
-        let (theirs, mut guest) = UnixStream::pair().unwrap();
-        let relaying = thread::spawn(move || relay(&ours, &theirs));
-        guest.shutdown(Shutdown::Read).unwrap();
-        while client.write_all(b"input").is_ok() {}
-        guest.write_all(b"exit").unwrap();
-        drop(guest);
-        let mut word = [0; 4];
-        client.read_exact(&mut word).unwrap();
-        assert_eq!(&word, b"exit");
-        relaying.join().unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use wire::{line, settings, vsock::SETTINGS_PORT};
 
+use super::ssh_agent;
 use crate::machine::{config::Settings, proxy, vm::Vm};
 
 /// Answers the guest from now on.
@@ -10,6 +11,7 @@ pub(crate) fn serve(vm: &dyn Vm, chosen: &Settings) {
         proxies: proxy::for_guest(&chosen.proxies),
         container_proxy: chosen.container_proxy,
         shares: chosen.shares.as_slice().to_vec(),
+        ssh_agent: ssh_agent::socket().is_some(),
     };
     vm.listen(
         SETTINGS_PORT,

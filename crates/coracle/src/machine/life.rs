@@ -117,6 +117,9 @@ pub(crate) fn live(
     forward::ports::serve(&vm);
     if let Some(settings) = machine.settings.get() {
         forward::settings::serve(&*vm, settings);
+        if let Some(agent) = forward::ssh_agent::socket() {
+            forward::ssh_agent::serve(&*vm, agent);
+        }
     }
     let booting = thread::Builder::new().name("vm-end".into()).spawn({
         let (machine, vm) = (Arc::clone(machine), Arc::clone(&vm));
