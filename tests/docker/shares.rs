@@ -422,7 +422,7 @@ fn the_hosts_ssh_agent(t: &Target) -> Outcome {
     };
     // Without an agent there is nothing to mount.
     let refused = ask()?.expect_code(125)?;
-    ensure!(refused.stderr().contains("bind source path does not exist"), "{refused}");
+    ensure!(refused.stderr().contains("Set SSH_AUTH_SOCK"), "{refused}");
 
     let (socket, key) = (path(t, "agent"), path(t, "key"));
     let agent = t.program("ssh-agent").args(["-D", "-a"]).arg(&socket).spawn()?;

@@ -101,7 +101,35 @@ impl Demo {
         let page = fetch(address.parse()?)?;
         say(&page);
         ensure!(page == edited, "the container's page says `{page}` instead of `{edited}`");
-        self.docker(&["rm", "-f", "web"])
+        self.show_events(&site)?;
+        self.docker(&["rm", "-f", "web", "watcher"])
+    }
+
+    /// A program in a container hears of what is written on the host.
+    fn show_events(&self, site: &str) -> Result<()> {
+        let watch =
+            ["inotifywait", "-m", "-e", "close_write", "--format", "a container heard: %e %w%f", "/site"];
+        let run = ["run", "-d", "--name", "watcher", "--network", "none", "-v", site, "busybox"];
+        self.docker(&[&run[..], &watch].concat())?;
+        self.await_log("watcher", "Watches established.")?;
+        self.write_page("And of this a container heard")?;
+        let heard = self.await_log("watcher", "a container heard: CLOSE_WRITE,CLOSE /site/index.html")?;
+        say(heard);
+        Ok(())
+    }
+
+    /// Waits until a container has printed this line.
+    fn await_log<'t>(&self, container: &str, line: &'t str) -> Result<&'t str> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let logs = self.docker_command(&["logs", container]).output().context("starting docker")?;
+            let logs = [logs.stdout, logs.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            if logs.iter().any(|text| text.contains(line)) {
+                return Ok(line);
+            }
+            ensure!(Instant::now() < deadline, "{container} did not print `{line}`, but: {}", logs.concat());
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn write_page(&self, text: &str) -> Result<()> {
@@ -110,12 +138,15 @@ impl Demo {
         fs::write(&page, format!("{text}\n")).with_context(|| format!("writing {}", page.display()))
     }
 
-    /// Gives the machine an image without a registry: the static busybox of this machine in a tar archive.
+    /// Gives the machine an image without a registry: programs of this machine in a tar archive.
     fn import_busybox(&self) -> Result<()> {
-        let archive = busybox_archive(Path::new("/bin/busybox"))?;
+        let archive = busybox_archive(Path::new("/bin/busybox"), &[Path::new("/usr/bin/inotifywait")])?;
         let arguments = ["import", "--change", "CMD [\"sh\"]", "-", "busybox"];
         let mut import = self.docker_command(&arguments);
-        say_command(format_args!("tar of /bin/busybox and its links | {}", shown("docker", &arguments)));
+        say_command(format_args!(
+            "tar of /bin/busybox and its links, and inotifywait | {}",
+            shown("docker", &arguments)
+        ));
         let mut child = import.stdin(Stdio::piped()).spawn().context("starting docker")?;
         let mut input = child.stdin.take().context("docker has no standard input")?;
         // A client that failed has closed its end; its own message and status say more than our broken pipe.
@@ -202,8 +233,9 @@ fn shown(program: &str, arguments: &[&str]) -> String {
     command::line(Command::new(program).args(arguments))
 }
 
-/// A tar archive of a minimal root: the program, a link for each of its applets, and the usual folders.
-fn busybox_archive(busybox: &Path) -> Result<Vec<u8>> {
+/// A tar archive of a minimal root: the program, a link for each of its applets, the usual folders, and others with the libraries
+/// that they need.
+fn busybox_archive(busybox: &Path, others: &[&Path]) -> Result<Vec<u8>> {
     let program = fs::read(busybox).with_context(|| format!("reading {}", busybox.display()))?;
     let applets = command::output(Command::new(busybox).arg("--list"))?;
     let mut archive = tar::Builder::new(Vec::new());
@@ -225,6 +257,15 @@ fn busybox_archive(busybox: &Path) -> Result<Vec<u8>> {
         header.set_mode(0o777);
         header.set_size(0);
         archive.append_link(&mut header, format!("bin/{applet}"), "busybox").context("archiving a link")?;
+    }
+    for other in others {
+        let listed = command::output(Command::new("ldd").arg(other))?;
+        let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
+        for file in libraries.chain([*other]) {
+            let content = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+            let name = file.strip_prefix("/").unwrap_or(file).to_string_lossy();
+            append(&mut archive, &name, tar::EntryType::Regular, 0o755, &content)?;
+        }
     }
     archive.into_inner().context("finishing the archive")
 }
@@ -254,7 +295,7 @@ mod tests {
             say("SKIP: there is no /bin/busybox on this machine");
             return;
         }
-        let bytes = busybox_archive(busybox).unwrap();
+        let bytes = busybox_archive(busybox, &[]).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
         let mut shell = None;
         for entry in archive.entries().unwrap() {

@@ -61,7 +61,7 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", "runs docker-py's own tests against the engine"),
     package("patchelf", "lets runc of a newer Debian run here, for dockerd"),
     package("openssh-client", "an ssh-agent for the tests, and a program that asks it"),
-    package("inotify-tools", "watches files in a container of the tests"),
+    package("inotify-tools", "watches files in a container of the tests and of the demo"),
     package("util-linux", "private namespaces in tests"),
 ];
 

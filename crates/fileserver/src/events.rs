@@ -35,6 +35,9 @@ const WATCHED: WatchFlags = WatchFlags::CREATE
 /// Events that wait for the guest to ask; as many as the host's kernel keeps (`fs.inotify.max_queued_events`).
 const MAX_WAITING: usize = 16 << 10;
 
+/// What a guest may watch: the user's other programs need some of what the host's kernel lets him (`fs.inotify.max_user_watches`).
+const MAX_WATCHED: usize = 64 << 10;
+
 /// Bytes of events that are read at once. One has 272 at most.
 const BUFFER: usize = 4096;
 
@@ -180,6 +183,9 @@ impl Events {
         if let Some(watched) = state.watched.get_mut(&number) {
             watched.times += 1;
             return Ok(());
+        }
+        if state.watched.len() == MAX_WATCHED {
+            return Err(Errno::NOSPC);
         }
         self.own.counts.store(true, Ordering::Relaxed);
         // A folder may be watched already because of one in it.

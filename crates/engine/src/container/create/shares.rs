@@ -1,8 +1,11 @@
 //! What of the host a container can mount when the engine is in a machine: the host's shares.
 
-use std::{io::ErrorKind, path::PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
-use wire::docker::host_config::HostConfig;
+use wire::{docker::host_config::HostConfig, settings::SSH_AGENT_SOCKET};
 
 use crate::{
     error::{Error, Result},
@@ -19,6 +22,12 @@ pub(super) fn check(shares: &[PathBuf], host_config: &HostConfig) -> Result<()> 
         let shared = shares.iter().any(|share| path.starts_with(share));
         let missing = || path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
         if !shared && missing() {
+            if path == Path::new(SSH_AGENT_SOCKET) {
+                return Err(Error::invalid(format!(
+                    "Mounts denied: {SSH_AGENT_SOCKET} is the host's ssh-agent, and there was none when the machine was \
+                     started. Set SSH_AUTH_SOCK and use `coracle restart`"
+                )));
+            }
             return Err(Error::invalid(format!(
                 "Mounts denied: The path {} is not shared from the host and is not known to Docker. You can \
                  configure shared paths with `coracle config set shares` (see `coracle config`)",
