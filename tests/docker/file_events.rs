@@ -20,7 +20,6 @@ cases! {
     written_anew_and_read_at_once.seconds(240),
     both_sides_at_once.seconds(240),
     more_than_a_watcher_takes.seconds(240),
-    another_file_system_of_the_host.on(&[Kind::Machine]),
     nothing_without_a_watcher.on(&[Kind::Machine]).alone(),
 }
 
@@ -203,25 +202,6 @@ fn more_than_a_watcher_takes(t: &Target) -> Outcome {
     running.wait_for(&format!("{}\n", roles::LOST))?;
     fs::write(shared.join("end"), "")?;
     running.wait_for("end\n")
-}
-
-/// One that is mounted below the share: its uppermost folder is in two file systems of the guest.
-fn another_file_system_of_the_host(t: &Target) -> Outcome {
-    let namespace = t.machine()?.namespace();
-    let inner = shared(t)?.join("inner").display().to_string();
-    let run = |line: &str| namespace.program("sh").args(["-c", line]).output()?.expect_code(0);
-    run(&format!("mkdir {inner} && mount -t tmpfs none {inner} && mkdir {inner}/folder"))?;
-    let outcome = watcher(t, &t.name("watcher"), "", &listen("/host /host/inner /host/inner/folder"));
-    let outcome = outcome.and_then(|running| {
-        run(&format!("echo text > {inner}/file; mv {inner}/file {inner}/folder/moved"))?;
-        heard(t, &running)
-    });
-    run(&format!("umount --lazy {inner}"))?;
-    let expected = "\
-        CREATE /host/inner/file\nMODIFY /host/inner/file\nCLOSE_WRITE,CLOSE /host/inner/file\n\
-        MOVED_FROM /host/inner/file\nMOVED_TO /host/inner/folder/moved";
-    ensure_eq!(outcome?.join("\n"), expected);
-    Ok(())
 }
 
 /// What the file server of the machine watches, by inotify.

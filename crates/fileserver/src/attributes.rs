@@ -21,10 +21,6 @@ const CALLER_OWNS: u32 = 1 << 31;
 const ATTRIBUTE_BYTES: usize = 64;
 
 impl Node {
-    pub(crate) fn stat(&self) -> Result<Stat, Errno> {
-        rustix::fs::fstat(self.file()?)
-    }
-
     /// The owner that is kept of the file.
     fn kept(&self, user: HostUser) -> Option<Owner> {
         if !can_keep(self.kind) {
@@ -33,7 +29,7 @@ impl Node {
         // Attributes of users are read by who may read the file (xattr(7)), and written likewise.
         let read = || {
             let mut value = [0; ATTRIBUTE_BYTES];
-            let length = rustix::fs::getxattr(self.file()?.path(), ATTRIBUTE, &mut value[..])?;
+            let length = self.attribute(ATTRIBUTE, &mut value)?;
             Ok(value.get(..length).and_then(Owner::parse))
         };
         self.with_access(user, Mode::RUSR, read).ok()?
@@ -155,6 +151,7 @@ impl Node {
                 owner.mode = change.mode & 0o7777;
             }
             self.set_owner(user, &stat, owner, given)?;
+            self.was_changed_since(&stat)?;
         }
         if valid.contains(SetattrValid::SIZE) {
             match handle {
@@ -199,6 +196,20 @@ impl Node {
             rustix::fs::utimensat(rustix::fs::CWD, self.file()?.path(), &times, AtFlags::empty())?;
         }
         Ok(())
+    }
+
+    /// Has the time of the file's last change move on: an owner that is kept elsewhere and a mode that was the same before do
+    /// not move it.
+    fn was_changed_since(&self, before: &Stat) -> Result<(), Errno> {
+        let now = self.stat()?;
+        if (now.st_ctime, now.st_ctime_nsec) != (before.st_ctime, before.st_ctime_nsec) {
+            return Ok(());
+        }
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: now.st_atime, tv_nsec: now.st_atime_nsec.cast_signed() },
+            last_modification: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        };
+        rustix::fs::utimensat(rustix::fs::CWD, self.file()?.path(), &times, AtFlags::empty())
     }
 
     /// The answer to a stat(2) of the guest.

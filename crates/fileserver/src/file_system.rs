@@ -24,7 +24,7 @@ use crate::attributes::id;
 use crate::directory::Entries;
 use crate::events::{Events, Own};
 use crate::node::{Handle, Handles, Node, Nodes};
-use crate::opened::{Descriptor, Place};
+use crate::opened::{Descriptor, Place, Seen};
 use crate::owner::{ATTRIBUTE, HostUser, Owner, SET_GROUP_ID};
 
 /// How long the guest may go by what it was told. The host's files change without the guest's doing, so this is less than
@@ -89,12 +89,11 @@ impl SharedFiles {
         if self.shares[node.share].read_only { Err(Errno::ROFS.into()) } else { Ok(node) }
     }
 
-    /// Tells the guest of the file behind an `O_PATH` descriptor.
-    fn tell(&self, file: OwnedFd, share: usize, place: Place) -> io::Result<Entry> {
-        let stat = rustix::fs::fstat(&file)?;
+    /// Tells the guest of a file, of which there may be an `O_PATH` descriptor.
+    fn tell(&self, seen: &Seen, file: Option<OwnedFd>, share: usize, place: Place) -> io::Result<Entry> {
         let above = place.as_ref().map(|(folder, _)| folder.id.device);
-        let (inode, node) = self.nodes.tell(file, share, &stat, place);
-        let mut attr = node.attributes(self.user, &stat);
+        let (inode, node) = self.nodes.tell(seen, file, share, place);
+        let mut attr = node.attributes(self.user, &seen.stat);
         // Another file system of the host is another one in the guest, since its files have the same numbers.
         if node.kind == FileType::Directory && above != Some(node.id.device) {
             attr.flags |= ATTR_SUBMOUNT;
@@ -104,10 +103,18 @@ impl SharedFiles {
 
     /// Tells the guest of a file in a folder.
     fn tell_of(&self, folder: &Arc<Node>, name: &CStr) -> io::Result<Entry> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let search = || rustix::fs::openat(folder.file()?, name, flags, Mode::empty());
-        let file = folder.with_access(self.user, Mode::XUSR, search)?;
-        self.tell(file, folder.share, Some((Arc::clone(folder), name.into())))
+        let look = || {
+            let seen = Seen::at(folder.file()?, name)?;
+            // Somebody may live in a folder, wherever the host moves it.
+            if FileType::from_raw_mode(seen.stat.st_mode) != FileType::Directory {
+                return Ok((seen, None));
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(folder.file()?, name, flags, Mode::empty())?;
+            Ok((Seen::of(&file)?, Some(file)))
+        };
+        let (seen, file) = folder.with_access(self.user, Mode::XUSR, look)?;
+        self.tell(&seen, file, folder.share, Some((Arc::clone(folder), name.into())))
     }
 
     /// The file that is in a folder, if the guest knows it. It is open from now on: another name may be all that it has.
@@ -240,7 +247,7 @@ impl FileSystem for SharedFiles {
             let place = name.to_str().ok().and_then(|name| name.parse::<usize>().ok());
             let place = place.filter(|place| *place < self.shares.len()).ok_or(Errno::NOENT)?;
             let root = rustix::io::fcntl_dupfd_cloexec(&self.shares[place].root, 0)?;
-            return self.tell(root, place, None);
+            return self.tell(&Seen::of(&root)?, Some(root), place, None);
         }
         check(name)?;
         self.tell_of(&self.nodes.get(parent)?, name)
@@ -435,7 +442,8 @@ impl FileSystem for SharedFiles {
             Ok(file) => {
                 // The same file, whatever its name leads to by now.
                 let place = Some((Arc::clone(&folder), name.into()));
-                let mut entry = self.tell(reopen(&file)?, folder.share, place)?;
+                let opened = reopen(&file)?;
+                let mut entry = self.tell(&Seen::of(&opened)?, Some(opened), folder.share, place)?;
                 self.give(&mut entry, owner)?;
                 let handle = self.handles.add(entry.inode, File::from(file));
                 Ok((entry, Some(handle), OpenOptions::empty()))
@@ -573,7 +581,7 @@ impl FileSystem for SharedFiles {
         let node = self.nodes.get(inode)?;
         let mut value = vec![0; VALUE_BYTES];
         let buffer = RefCell::new(&mut value);
-        let get = || rustix::fs::getxattr(node.file()?.path(), name, &mut buffer.borrow_mut()[..]);
+        let get = || node.attribute(name, &mut buffer.borrow_mut());
         let length = node.with_access(self.user, Mode::RUSR, get)?;
         match usize::try_from(size).unwrap_or(usize::MAX) {
             0 => return Ok(GetxattrReply::Count(u32::try_from(length).unwrap_or(u32::MAX))),

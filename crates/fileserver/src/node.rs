@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use virtiofsd::filesystem::ROOT_ID;
 
 use crate::events::Own;
-use crate::opened::{Descriptor, Found, Opened, Place};
+use crate::opened::{Descriptor, Found, Opened, Place, Seen};
 use crate::owner::Owner;
 
 /// What makes two names the same file of the host.
@@ -116,29 +116,38 @@ impl Nodes {
     }
 
     /// The number of a file of which the guest is told now.
-    pub(crate) fn tell(&self, file: OwnedFd, share: usize, stat: &Stat, place: Place) -> (u64, Arc<Node>) {
-        let id = FileId::of(stat);
-        let descriptor = Descriptor::new(file);
+    pub(crate) fn tell(
+        &self,
+        seen: &Seen,
+        file: Option<OwnedFd>,
+        share: usize,
+        place: Place,
+    ) -> (u64, Arc<Node>) {
+        let id = FileId::of(&seen.stat);
+        let descriptor = file.map(Descriptor::new);
         let mut table = self.lock();
         if let Some(number) = table.by_key.get(&(share, id)).copied()
             && let Some(known) = table.known.get_mut(&number)
-            && known.node.found(descriptor.clone(), place.clone())
+            && known.node.found(seen, descriptor.as_ref(), &place)
         {
             known.lookups = known.lookups.saturating_add(1);
             return (number, Arc::clone(&known.node));
         }
+        let is_open = descriptor.is_some();
         let node = Arc::new_cyclic(|this| Node {
             this: Weak::clone(this),
             id,
             share,
-            kind: FileType::from_raw_mode(stat.st_mode),
-            found: Found::new(descriptor, place),
+            kind: FileType::from_raw_mode(seen.stat.st_mode),
+            found: Found::new(descriptor, seen.born, place),
             opened: Arc::clone(&self.opened),
             own: Arc::clone(&self.own),
             has_set_id: AtomicBool::new(false),
             owner: Mutex::default(),
         });
-        self.opened.add(Arc::downgrade(&node));
+        if is_open {
+            self.opened.add(Arc::downgrade(&node));
+        }
         table.given += 1;
         let number = ROOT_ID + table.given;
         table.by_key.insert((share, id), number);

@@ -1,12 +1,14 @@
-//! Descriptors of the files that the guest knows. It may know millions, and a process may have some thousands open: of those
-//! that were not used for long the descriptor is closed, and opened again by the folder and the name if the file is asked for.
+//! Descriptors of the files that the guest knows. It may know millions, and a process may have some thousands open: a file is
+//! opened by the folder and the name when its descriptor is needed, for a look at it none is, and those that were not used for
+//! long are closed.
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use crate::node::{FileId, Node};
@@ -33,14 +35,6 @@ impl Descriptor {
     pub(crate) fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
-
-    /// When the file was made, if the file system keeps that: the number of a removed one may be another file's by now.
-    fn born(&self) -> Option<(i64, u32)> {
-        let flags = StatxFlags::BTIME;
-        let stat = rustix::fs::statx(self, c"", AtFlags::EMPTY_PATH, flags).ok()?;
-        let is_kept = StatxFlags::from_bits_retain(stat.stx_mask).contains(flags);
-        is_kept.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
-    }
 }
 
 impl AsFd for Descriptor {
@@ -49,23 +43,63 @@ impl AsFd for Descriptor {
     }
 }
 
+/// A look at a file.
+pub(crate) struct Seen {
+    pub(crate) stat: Stat,
+    /// When the file was made, if its file system keeps that: the number of a removed one may be another file's by now.
+    pub(crate) born: Option<(i64, u32)>,
+}
+
+impl Seen {
+    /// The file that an open one is.
+    pub(crate) fn of(file: impl AsFd) -> Result<Seen, Errno> {
+        Seen::look(file, c"", AtFlags::EMPTY_PATH)
+    }
+
+    /// What is in a folder by this name; a link is not followed.
+    pub(crate) fn at(folder: impl AsFd, name: &CStr) -> Result<Seen, Errno> {
+        Seen::look(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn look(folder: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Seen, Errno> {
+        let seen = rustix::fs::statx(folder, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut stat: Stat = unsafe { std::mem::zeroed() };
+        stat.st_dev = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
+        stat.st_rdev = rustix::fs::makedev(seen.stx_rdev_major, seen.stx_rdev_minor);
+        stat.st_ino = seen.stx_ino;
+        stat.st_mode = seen.stx_mode.into();
+        stat.st_nlink = seen.stx_nlink.into();
+        stat.st_uid = seen.stx_uid;
+        stat.st_gid = seen.stx_gid;
+        stat.st_size = seen.stx_size.cast_signed();
+        stat.st_blocks = seen.stx_blocks.cast_signed();
+        stat.st_blksize = seen.stx_blksize.into();
+        (stat.st_atime, stat.st_atime_nsec) = (seen.stx_atime.tv_sec, seen.stx_atime.tv_nsec.into());
+        (stat.st_mtime, stat.st_mtime_nsec) = (seen.stx_mtime.tv_sec, seen.stx_mtime.tv_nsec.into());
+        (stat.st_ctime, stat.st_ctime_nsec) = (seen.stx_ctime.tv_sec, seen.stx_ctime.tv_nsec.into());
+        let is_kept = StatxFlags::from_bits_retain(seen.stx_mask).contains(StatxFlags::BTIME);
+        let born = is_kept.then_some((seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec));
+        Ok(Seen { stat, born })
+    }
+}
+
 /// Where a file was when it was last looked for. None: it is a share itself.
-pub(crate) type Place = Option<(Arc<Node>, Box<std::ffi::CStr>)>;
+pub(crate) type Place = Option<(Arc<Node>, Box<CStr>)>;
 
 /// What a node has to be found by.
 pub(crate) struct Found {
     descriptor: Mutex<Option<Descriptor>>,
-    /// When the file was made, once its descriptor has been closed.
-    born: Mutex<Option<(i64, u32)>>,
+    born: Option<(i64, u32)>,
     place: Mutex<Place>,
     was_used: AtomicBool,
 }
 
 impl Found {
-    pub(crate) fn new(descriptor: Descriptor, place: Place) -> Found {
+    pub(crate) fn new(descriptor: Option<Descriptor>, born: Option<(i64, u32)>, place: Place) -> Found {
         Found {
-            descriptor: Mutex::new(Some(descriptor)),
-            born: Mutex::default(),
+            descriptor: Mutex::new(descriptor),
+            born,
             place: Mutex::new(place),
             was_used: AtomicBool::new(true),
         }
@@ -128,17 +162,39 @@ impl Node {
         let (folder, name) = lock(&found.place).clone().ok_or(Errno::STALE)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = |folder: &Descriptor| rustix::fs::openat(folder, &*name, flags, Mode::empty());
-        let file = open(&folder.file_within(depth)?).map_err(|error| match error {
-            Errno::NOENT | Errno::NOTDIR => Errno::STALE,
-            error => error,
-        })?;
-        let is_same = FileId::of(&rustix::fs::fstat(&file)?) == self.id;
+        let file = open(&folder.file_within(depth)?).map_err(gone)?;
+        self.check(&Seen::of(&file)?)?;
         let descriptor = Descriptor::new(file);
-        if !is_same || descriptor.born() != *lock(&found.born) {
-            return Err(Errno::STALE);
-        }
         self.has(descriptor.clone());
         Ok(descriptor)
+    }
+
+    /// That it is this file that was seen, and not another one in its place.
+    fn check(&self, seen: &Seen) -> Result<(), Errno> {
+        let is_same = FileId::of(&seen.stat) == self.id && seen.born == self.found.born;
+        if is_same { Ok(()) } else { Err(Errno::STALE) }
+    }
+
+    /// A look at the file.
+    pub(crate) fn stat(&self) -> Result<Stat, Errno> {
+        if let Some(descriptor) = &*lock(&self.found.descriptor) {
+            return rustix::fs::fstat(descriptor);
+        }
+        let (folder, name) = lock(&self.found.place).clone().ok_or(Errno::STALE)?;
+        let seen = Seen::at(folder.file()?, &name).map_err(gone)?;
+        self.check(&seen)?;
+        Ok(seen.stat)
+    }
+
+    /// Reads an attribute of the file; returns its length (xattr(7)).
+    pub(crate) fn attribute(&self, attribute: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
+        if let Some(descriptor) = &*lock(&self.found.descriptor) {
+            return rustix::fs::getxattr(descriptor.path(), attribute, value);
+        }
+        let (folder, name) = lock(&self.found.place).clone().ok_or(Errno::STALE)?;
+        let folder = folder.file()?;
+        let path = [folder.path().as_bytes(), name.to_bytes()].join(&b'/');
+        rustix::fs::lgetxattr(path, attribute, value)
     }
 
     /// A descriptor of the file, which had none.
@@ -148,15 +204,16 @@ impl Node {
     }
 
     /// A file of the same number was found, perhaps elsewhere. False if it is not the same file.
-    pub(crate) fn found(&self, descriptor: Descriptor, place: Place) -> bool {
+    pub(crate) fn found(&self, seen: &Seen, descriptor: Option<&Descriptor>, place: &Place) -> bool {
+        // One that is open keeps its number.
         let is_open = lock(&self.found.descriptor).is_some();
-        if !is_open {
-            if descriptor.born() != *lock(&self.found.born) {
-                return false;
-            }
-            self.has(descriptor);
+        if !is_open && self.check(seen).is_err() {
+            return false;
         }
-        *lock(&self.found.place) = place;
+        if let Some(descriptor) = descriptor.filter(|_| !is_open) {
+            self.has(descriptor.clone());
+        }
+        *lock(&self.found.place) = place.clone();
         true
     }
 
@@ -166,7 +223,7 @@ impl Node {
     }
 
     /// It was moved there.
-    pub(crate) fn moved(&self, folder: &Arc<Node>, name: &std::ffi::CStr) {
+    pub(crate) fn moved(&self, folder: &Arc<Node>, name: &CStr) {
         *lock(&self.found.place) = Some((Arc::clone(folder), name.into()));
     }
 
@@ -186,10 +243,16 @@ impl Node {
         if folder.file_at(&name) != Some(self.id) {
             return false;
         }
-        if let Some(descriptor) = lock(&self.found.descriptor).take() {
-            *lock(&self.found.born) = descriptor.born();
-        }
+        *lock(&self.found.descriptor) = None;
         true
+    }
+}
+
+/// What is not where it was is gone, for all that is known.
+fn gone(error: Errno) -> Errno {
+    match error {
+        Errno::NOENT | Errno::NOTDIR => Errno::STALE,
+        error => error,
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use virtiofsd::filesystem::{
@@ -338,4 +339,34 @@ fn offsets_beyond_what_a_file_can_have_are_refused() {
     assert_eq!(errno(copied.map(drop)), libc::EINVAL);
     let cut = SetattrIn { size: u64::MAX, ..SetattrIn::default() };
     assert_eq!(errno(bench.change(file, cut, SetattrValid::SIZE).map(drop)), libc::EINVAL);
+}
+
+#[test]
+fn each_change_of_owner_or_mode_moves_the_time_of_the_last_change() {
+    let bench = Bench::new();
+    let share = bench.share("0");
+    bench.create(0, share, "file", 0o644);
+    symlink("nowhere", bench.path("link")).unwrap();
+    bench
+        .files
+        .mknod(guest(0), share, &name("pipe"), libc::S_IFIFO | 0o644, 0, 0, Extensions::default())
+        .unwrap();
+    let owner = SetattrIn { uid: 5.into(), gid: 6.into(), ..SetattrIn::default() };
+    let mode = SetattrIn { mode: 0o644, ..SetattrIn::default() };
+    let changes = [("file", mode, SetattrValid::MODE), ("pipe", mode, SetattrValid::MODE)];
+    let owners = ["file", "link", "pipe"].map(|name| (name, owner, SetattrValid::UID | SetattrValid::GID));
+    for (name, change, valid) in changes.into_iter().chain(owners) {
+        let time = || {
+            let stat = fs::symlink_metadata(bench.path(name)).unwrap();
+            (stat.ctime(), stat.ctime_nsec())
+        };
+        let (before, modified) = (time(), fs::symlink_metadata(bench.path(name)).unwrap().mtime_nsec());
+        // The host's clock for files has ticks: not each change can have a time of its own.
+        let end = Instant::now() + Duration::from_secs(5);
+        while time() == before {
+            assert!(Instant::now() < end, "{name}: the time stands still");
+            bench.change(bench.look(share, name).unwrap().inode, change, valid).unwrap();
+        }
+        assert_eq!(fs::symlink_metadata(bench.path(name)).unwrap().mtime_nsec(), modified, "{name}");
+    }
 }

@@ -224,7 +224,10 @@ fn shell_session(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{self, Receiver};
+    use std::{
+        net::Shutdown,
+        sync::mpsc::{self, Receiver},
+    };
 
     use wire::frame::Frame;
 
