@@ -442,7 +442,7 @@ fn the_hosts_ssh_agent(t: &Target) -> Outcome {
     }
     // The agent has ended: who asks is told so, and does not wait.
     drop(agent);
-    let refused = ask()?.expect_code(2)?;
+    let refused = ask()?.expect_code(1)?;
     ensure!(!refused.stderr().is_empty(), "{refused}");
     Ok(())
 }

@@ -15,8 +15,12 @@ pub const FOLDER: &str = "/programs";
 /// The name in the folder of the harness's own binary.
 pub const OWN: &str = "harness";
 
-/// Copies a program of this machine, and the libraries that it needs, to `folder`; [`OWN`] is the one that runs.
+/// Copies a program of this machine, and the libraries that it needs, to `folder` unless it is there; [`OWN`] is the one that runs.
 pub fn copy(name: &str, folder: &Path) -> Result<()> {
+    if folder.join(name).exists() {
+        // It may run by now.
+        return Ok(());
+    }
     fs::create_dir_all(folder)?;
     let program = if name == OWN { own_binary() } else { find(name)? };
     for library in libraries(&program)? {
