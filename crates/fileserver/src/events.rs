@@ -191,6 +191,7 @@ impl Events {
         // A folder may be watched already because of one in it.
         let add = || inotify::add_watch(inotify, node.file()?.path(), WATCHED | WatchFlags::MASK_ADD);
         let place = node.with_access(self.user, Mode::RUSR, add).inspect_err(|error| {
+            self.own.counts.store(!state.places.is_empty(), Ordering::Relaxed);
             if *error == Errno::NOSPC {
                 tracing::warn!("too many files are watched: raise the host's fs.inotify.max_user_watches");
             }
@@ -311,7 +312,10 @@ impl Events {
         }
         let is_own = own.iter().any(|change| place.is_own(event, change));
         let name = event.file_name();
-        let (nodes, folders) = (place.nodes.clone(), place.folders.clone());
+        let is_folder_gone = name.is_some() && mask.contains(ReadFlags::DELETE | ReadFlags::ISDIR);
+        // There may be many, and most events are none of theirs.
+        let folders = if is_folder_gone { place.folders.clone() } else { Vec::new() };
+        let nodes = place.nodes.clone();
         if mask.contains(ReadFlags::MOVE_SELF) {
             for (number, node) in &nodes {
                 self.was_moved(state, inotify, *number, node);
@@ -320,11 +324,9 @@ impl Events {
         if is_own {
             return;
         }
-        if name.is_some() && mask.contains(ReadFlags::DELETE | ReadFlags::ISDIR) {
-            let removed = |number: &u64| self.nodes.find(*number).is_none_or(|node| node.is_removed());
-            for number in folders.into_iter().filter(removed) {
-                self.was_removed(state, number);
-            }
+        let removed = |number: &u64| self.nodes.find(*number).is_none_or(|node| node.is_removed());
+        for number in folders.into_iter().filter(removed) {
+            self.was_removed(state, number);
         }
         let cookie = if event.cookie() == 0 { 0 } else { event.cookie() | HOSTS_COOKIE };
         for (number, node) in nodes {
@@ -349,15 +351,13 @@ impl Events {
 
     /// A folder is in another one than before, perhaps.
     fn was_moved(&self, state: &mut State, inotify: &OwnedFd, number: u64, node: &Node) {
-        let above = self.watch_above(state, inotify, number, node);
         let Some(watched) = state.watched.get_mut(&number) else { return };
-        let old = std::mem::replace(&mut watched.above, above);
-        if let Some(old) = old {
-            // Where it still is, it is twice now.
-            let mut twice = old == above.unwrap_or(-1);
-            self.leave(state, old, |place| {
-                place.folders.retain(|folder| *folder != number || std::mem::take(&mut twice));
-            });
+        if let Some(old) = watched.above.take() {
+            self.leave(state, old, |place| place.folders.retain(|folder| *folder != number));
+        }
+        let above = self.watch_above(state, inotify, number, node);
+        if let Some(watched) = state.watched.get_mut(&number) {
+            watched.above = above;
         }
     }
 

@@ -1,7 +1,7 @@
 //! The host's ssh-agent, as a socket that containers can mount.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use wire::settings::SSH_AGENT_SOCKET;
@@ -18,6 +19,9 @@ use super::stream::Stream;
 
 /// Connections at a time, as many as the host takes.
 const MAX_CONNECTIONS: usize = 64;
+
+/// After PID 1 ran out of descriptors or memory, which only time mends.
+const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Leads connections to the host from now on.
 pub(super) fn serve() -> Result<()> {
@@ -40,6 +44,7 @@ fn accept(listener: &UnixListener) {
             Ok(client) => Stream::from(OwnedFd::from(client)),
             Err(error) => {
                 tracing::warn!("cannot accept at {SSH_AGENT_SOCKET}: {error}");
+                thread::sleep(BACK_OFF);
                 continue;
             }
         };
@@ -64,25 +69,12 @@ fn lead(client: &Stream) -> io::Result<()> {
     let host = Stream::connect(HOST_CID, SSH_AGENT_PORT)?;
     thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = carry(client, &host);
+            let _ = io::copy(&mut &*client, &mut &host);
             let _ = host.finish();
         });
-        let carried = carry(&host, client);
+        let carried = io::copy(&mut &host, &mut &*client);
         // What the client still has to say would be said to nobody.
         let _ = client.end();
-        carried
+        carried.map(drop)
     })
-}
-
-/// Carries bytes one way until there are no more.
-fn carry(mut from: &Stream, mut to: &Stream) -> io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => to.write_all(&buffer[..length])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
