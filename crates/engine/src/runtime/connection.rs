@@ -162,10 +162,13 @@ impl Connection {
     }
 
     async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        self.socket
-            .async_io(tokio::io::Interest::WRITABLE, |socket| send(socket, request, fds))
-            .await
-            .context(|| "ask the shim".to_owned())
+        let sent =
+            self.socket.async_io(tokio::io::Interest::WRITABLE, |socket| send(socket, request, fds)).await;
+        if let Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) = sent.as_ref().map_err(io::Error::kind) {
+            // Who asks may notice the end before who hears it.
+            self.waiting().lost = true;
+        }
+        sent.context(|| "ask the shim".to_owned())
     }
 
     /// Agrees on the version.

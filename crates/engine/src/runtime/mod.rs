@@ -153,7 +153,7 @@ impl Runtime {
         let layout = Layout::new(exec_root);
         layout.create()?;
         let cgroups = Cgroups::detect().context(|| "look at the control groups".to_owned())?;
-        let (connection, hearing) = establish(&layout, program, &cgroups).await?;
+        let Established { connection, hearing, listed } = establish(&layout, program, &cgroups).await?;
         let runtime = Self(Arc::new(Inner {
             layout,
             program: program.to_owned(),
@@ -164,7 +164,7 @@ impl Runtime {
             targets: Mutex::default(),
         }));
         let mut held = Vec::new();
-        for listed in connection.list().await? {
+        for listed in listed {
             let key = listed.key.clone();
             match runtime.take_over(listed).await {
                 Ok(process) => held.push(process),
@@ -302,9 +302,9 @@ impl Runtime {
         if !current.is_lost() {
             return Ok(current);
         }
-        let (connection, hearing) = establish(&self.0.layout, &self.0.program, &self.0.cgroups).await?;
+        let Established { connection, hearing, .. } =
+            establish(&self.0.layout, &self.0.program, &self.0.cgroups).await?;
         *self.0.hearing.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
-        connection.list().await?;
         tracing::warn!("the shim was gone: another one is connected");
         *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection.clone();
         Ok(connection)
@@ -460,18 +460,25 @@ impl Drop for Inner {
     }
 }
 
+/// A shim that has welcomed us, and what it holds.
+struct Established {
+    connection: Arc<Connection>,
+    hearing: AbortHandle,
+    listed: Vec<Listed>,
+}
+
 /// Connects to the shim of the exec root, one that has been started for it if need be.
-async fn establish(
-    layout: &Layout,
-    program: &Path,
-    cgroups: &Cgroups,
-) -> Result<(Arc<Connection>, AbortHandle)> {
+async fn establish(layout: &Layout, program: &Path, cgroups: &Cgroups) -> Result<Established> {
     let mut attempts = CONNECT_ATTEMPTS;
     loop {
         let connection = Connection::open(layout.root(), program).await?;
         let hearing = hear(&connection, layout, cgroups);
-        match connection.greet().await {
-            Ok(()) => return Ok((connection, hearing)),
+        let agreed = async {
+            connection.greet().await?;
+            connection.list().await
+        };
+        match agreed.await {
+            Ok(listed) => return Ok(Established { connection, hearing, listed }),
             // One that was about to end took the connection with it.
             Err(_) if connection.is_lost() && attempts > 0 => attempts -= 1,
             Err(error) => return Err(error),
