@@ -16,11 +16,12 @@ use tests::process::Running;
 use tests::{leftovers, places, wait};
 
 use crate::emulator::{Emulator, LAST_SLOT};
+use crate::file_programs;
 use crate::ports::programs;
 use crate::table::{Figure, Limit, Value};
 use crate::traffic::median;
 
-/// `… FOLDER NAME`: works there, and prints what it took.
+/// `… FOLDER NAME BASE`: works there with programs of the folder BASE, and prints what it took.
 const WORKER: &str = "--role=files";
 
 /// Names the folder that holds `virtiofsd`.
@@ -49,9 +50,11 @@ enum Work {
     Walk,
     WalkAgain,
     Make,
+    GitStatus,
+    NpmInstall,
 }
 
-const WORKS: [(Work, &str, Option<usize>); 7] = [
+const WORKS: [(Work, &str, Option<usize>); 9] = [
     (Work::Write, "64 MiB written and synced", Some(FILE_BYTES)),
     (Work::Read, "64 MiB read", Some(FILE_BYTES)),
     (Work::RandomRead, "4 KiB read here and there", Some(PAGES * PAGE)),
@@ -59,6 +62,8 @@ const WORKS: [(Work, &str, Option<usize>); 7] = [
     (Work::Walk, "stat of 50,000 files", None),
     (Work::WalkAgain, "stat of 50,000 files, again", None),
     (Work::Make, "10,000 files made and removed", None),
+    (Work::GitStatus, "git status of 5,000 files", None),
+    (Work::NpmInstall, "npm ci of 65 packages", None),
 ];
 
 /// Runs as a worker, if this process was started as one.
@@ -67,8 +72,8 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
     if words.next()? != WORKER {
         return None;
     }
-    let (folder, name) = (words.next()?, words.next()?);
-    match work(Path::new(&folder), &name) {
+    let (folder, name, base) = (words.next()?, words.next()?, words.next()?);
+    match work(Path::new(&folder), &name, Path::new(&base)) {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(error) => {
             let _ = writeln!(std::io::stdout(), "failure of {name}: {error:#}");
@@ -77,10 +82,17 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
     }
 }
 
-fn work(folder: &Path, name: &str) -> Result<()> {
-    let tree = folder.join("tree");
+fn work(folder: &Path, name: &str, base: &Path) -> Result<()> {
+    let (tree, repository, project) =
+        (folder.join("tree"), folder.join("repository"), folder.join("project"));
     if !tree.exists() {
         grow(&tree)?;
+        file_programs::repository(Some(base), &repository)?;
+    }
+    if !project.exists() {
+        file_programs::project(base, &project)?;
+        // What the repository's index says of the files is of the host.
+        file_programs::status(base, &repository)?;
     }
     for (place, (work, ..)) in WORKS.iter().enumerate() {
         if *work != Work::WalkAgain {
@@ -90,6 +102,8 @@ fn work(folder: &Path, name: &str) -> Result<()> {
         match work {
             Work::Walk | Work::WalkAgain => ensure!(walk(&tree)? == TREE, "files are missing"),
             Work::Make => make(&folder.join("made"))?,
+            Work::GitStatus => file_programs::status(base, &repository)?,
+            Work::NpmInstall => file_programs::install(base, &project)?,
             work => on_file(&folder.join("file"), *work)?,
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -234,7 +248,8 @@ fn parse(text: &str, name: &str) -> Result<Rounds> {
 }
 
 fn on_a_volume(engine: &Engine) -> Result<Rounds> {
-    let image = Image::new("worker:latest", busybox_root()?).layer(programs(Tar::default())?.finish()?);
+    let image = Image::new("worker:latest", busybox_root()?)
+        .layer(file_programs::add(programs(Tar::default())?)?.finish()?);
     let folder = leftovers::folder()?;
     let file = archive::write(folder.path(), "worker.tar", &image.docker_archive()?)?;
     engine.docker(["load", "-i"]).arg(file).output()?.expect_code(0)?;
@@ -251,6 +266,7 @@ fn on_a_volume(engine: &Engine) -> Result<Rounds> {
             WORKER,
             "/work",
             "volume",
+            "/",
         ];
         text += &engine.docker(run).timeout(Duration::from_secs(900)).output()?.text()?;
         text.push('\n');
@@ -271,6 +287,7 @@ fn in_a_guest(engine: &Engine, emulator: &Emulator) -> Result<[Rounds; 3]> {
     for name in ["ours", "virtiofsd", "9p"] {
         fs::create_dir(path(name))?;
         grow(&path(name).join("tree"))?;
+        file_programs::repository(None, &path(name).join("repository"))?;
     }
     let namespace = engine.namespace();
     let tools = std::env::var_os(FILE_SERVERS).context("CORACLE_FILE_SERVERS is not set")?;
@@ -287,12 +304,13 @@ fn in_a_guest(engine: &Engine, emulator: &Emulator) -> Result<[Rounds; 3]> {
     };
     wait::eventually_true("virtiofsd listens", Duration::from_secs(10), || Ok(path("v.sock").exists()))?;
 
-    let disk = archive::write(folder.path(), "programs", &programs(Tar::default())?.finish()?)?;
+    let disk =
+        archive::write(folder.path(), "programs", &file_programs::add(programs(Tar::default())?)?.finish()?)?;
     let drive = format!("file={},format=raw,if=none,id=programs,readonly=on", disk.display());
     let slot = |number: u8| format!("bus=virtio-mmio-bus.{}", LAST_SLOT - number);
     let chardev = |id: &str, path: &Path| format!("socket,id={id},path={}", path.display());
     let rounds = "for T in ours virtiofsd 9p; do D=/tmp/$T; test $T = ours && D=/tmp/ours/0; \
-                  $L --library-path /tmp/lib/x86_64-linux-gnu /tmp/traffic --role=files $D $T; done";
+                  $L --library-path /tmp/lib/x86_64-linux-gnu /tmp/traffic --role=files $D $T /tmp; done";
     let script = format!(
         "{:\n<64}mount -t tmpfs none /tmp
          mount -t proc none /proc

@@ -10,6 +10,8 @@ mod disk;
 mod emulator;
 /// Edits on the host that a container hears of.
 mod file_events;
+/// git and npm, to work on files.
+mod file_programs;
 /// Folders of the host in a guest.
 mod files;
 /// A machine that has nothing to do.

@@ -2,7 +2,7 @@
 //! machine process runs.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::proxy::Proxy;
 use tests::target::Target;
-use tests::{archive, cases, ensure_eq};
+use tests::{archive, cases, ensure_eq, programs, roles};
 
 /// More than any wait for a network that answers, and less than one that does not.
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -29,6 +29,7 @@ cases! {
     pull_from_a_registry_of_the_host.on(&[Kind::Machine]),
     network_after_a_restart.on(&[Kind::Machine]).alone(),
     ports_of_the_host_network.on(&[Kind::Machine]),
+    datagrams_to_containers.on(&[Kind::Machine]),
     proxies_of_the_host.on(&[Kind::Machine]).alone(),
 }
 
@@ -305,6 +306,47 @@ fn ports_of_the_host_network(t: &Target) -> Outcome {
     t.ok(["rm", "-f", &any])?;
     eventually("the port is closed with its container", "127.0.0.1:8081", None)?;
     ensure_eq!(get("127.0.0.1:8082")?, loopback);
+    Ok(())
+}
+
+/// A published port of UDP, and one that a container with `--network host` has opened: both are the host's.
+fn datagrams_to_containers(t: &Target) -> Outcome {
+    let folder = t.folder().join("programs");
+    programs::copy(programs::OWN, &folder)?;
+    let mount = format!("{}:{}:ro", folder.display(), programs::FOLDER);
+    for (what, options, inside, port) in
+        [("published", ["-p", "9107:7/udp"], 7, 9107), ("open", ["--network", "host"], 9108, 9108)]
+    {
+        let name = t.name(what);
+        let serve = format!("exec {} {} {inside}", programs::call(programs::OWN), roles::ECHO);
+        t.ok([
+            "run", "-d", "--name", &name, "-v", &mount, options[0], options[1], "busybox", "sh", "-c", &serve,
+        ])?;
+        tests::wait::eventually_true("the server listens", Duration::from_secs(30), || {
+            Ok(t.ok(["logs", &name])?.contains(roles::LISTENING))
+        })?;
+        for host in ["127.0.0.1", "[::1]"] {
+            let server: SocketAddr = format!("{host}:{port}").parse()?;
+            let unspecified = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let client = t.namespace().in_network(|| Ok(UdpSocket::bind(unspecified)?))?;
+            client.set_read_timeout(Some(Duration::from_secs(1)))?;
+            let mut answer = vec![0; 1 << 16];
+            let mut ask = |words: &[u8]| -> anyhow::Result<Vec<u8>> {
+                client.send_to(words, server)?;
+                let (length, from) = client.recv_from(&mut answer)?;
+                ensure_eq!(from, server);
+                Ok(answer[..length].to_vec())
+            };
+            // What the container has opened by itself is found a moment later.
+            tests::wait::eventually_true("the host has the port", Duration::from_secs(30), || {
+                Ok(ask(b"hello").is_ok_and(|answer| answer == b"HELLO"))
+            })?;
+            // The largest that fits into one of IPv4.
+            let large = vec![b'x'; 65_507];
+            ensure_eq!(ask(&large)?, large.to_ascii_uppercase(), "{what} at {server}");
+        }
+        t.ok(["rm", "-f", &name])?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -30,10 +31,13 @@ pub(crate) const ENTER: &str = "--role=enter";
 
 /// `… FOLDER`: prints a line for each event of the folder, and for events that were lost, until it is killed.
 pub const HEAR: &str = "--role=hear";
-/// The line that [`HEAR`] prints when it listens.
+/// The line that [`HEAR`] and [`ECHO`] print when they listen.
 pub const LISTENING: &str = "listening";
 /// The line that [`HEAR`] prints when events were lost.
 pub const LOST: &str = "lost";
+
+/// `… PORT`: sends each datagram back to where it came from, upper-cased, until it is killed.
+pub const ECHO: &str = "--role=echo";
 
 /// What [`INIT`] prints when the namespaces are ready.
 pub(crate) const READY: &str = "ready";
@@ -49,6 +53,7 @@ pub fn dispatch() {
         INIT => init(),
         ENTER => enter(rest),
         HEAR => hear(rest),
+        ECHO => echo(rest),
         _ => return,
     };
     let code = match result {
@@ -81,6 +86,18 @@ fn hear(args: &[OsString]) -> Result<ExitStatus> {
             Some(name) => writeln!(stdout, "{}", name.to_string_lossy())?,
             None => {}
         }
+    }
+}
+
+fn echo(args: &[OsString]) -> Result<ExitStatus> {
+    let port: u16 = args.first().and_then(|port| port.to_str()?.parse().ok()).context("no port")?;
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).context("binding the port")?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{LISTENING}")?;
+    let mut datagram = vec![0; 1 << 16];
+    loop {
+        let (length, from) = socket.recv_from(&mut datagram)?;
+        socket.send_to(&datagram[..length].to_ascii_uppercase(), from)?;
     }
 }
 

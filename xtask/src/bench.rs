@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::terminal::say;
-use crate::{build, command, file_servers, networks, paths, peer, setup};
+use crate::{build, command, file_servers, networks, npm_project, paths, peer, setup};
 
 /// What may be said after `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +25,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let peer = peer::ensure()?;
     let networks = networks::ensure()?;
     let file_servers = file_servers::ensure()?;
+    let npm_project = npm_project::ensure()?;
     command::run(build::cargo("build").args([
         "--quiet",
         "--release",
@@ -46,6 +47,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         ("CORACLE_PEER", &peer.folder),
         ("CORACLE_NETWORKS", &networks),
         ("CORACLE_FILE_SERVERS", &file_servers),
+        ("CORACLE_NPM_PROJECT", &npm_project),
         ("CORACLE_TAP", &tap),
     ];
     command::run(bench.envs(variables))

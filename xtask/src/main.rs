@@ -19,6 +19,7 @@ mod file_servers;
 mod fuzz;
 mod image;
 mod networks;
+mod npm_project;
 mod paths;
 mod peer;
 mod setup;

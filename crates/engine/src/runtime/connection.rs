@@ -164,7 +164,9 @@ impl Connection {
     async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let sent =
             self.socket.async_io(tokio::io::Interest::WRITABLE, |socket| send(socket, request, fds)).await;
-        if let Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) = sent.as_ref().map_err(io::Error::kind) {
+        if let Err(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =
+            sent.as_ref().map_err(io::Error::kind)
+        {
             // Who asks may notice the end before who hears it.
             self.waiting().lost = true;
         }
