@@ -76,6 +76,12 @@ export interface EngineRequest {
   body?: string | Uint8Array;
   /** Ask for a connection (`Upgrade: tcp`), as attach and exec do. */
   upgrade?: boolean;
+  /**
+   * Only with a file: what the body is made of. `tar`: a file alone in an archive, as `/containers/{id}/archive`
+   * gives and takes it; the host's file is that file, without the archive. `frames`: Docker's frames of output
+   * (`/logs` of a container without a terminal); the file gets what they carry. Otherwise the body is the file.
+   */
+  file?: "tar" | "frames";
 }
 
 export interface EngineAnswer {

@@ -1,0 +1,245 @@
+/** A back end in memory: for browser tests, and for work on pages without a machine. Not in the product. */
+import { Demultiplexer } from "../../api/log_stream";
+import { TarReader, writeTar } from "../../api/tar";
+import {
+  BackendError,
+  SettingError,
+  type Backend,
+  type MachineSettings,
+  type Preferences,
+  type SettingKey,
+  type Wish,
+} from "../backend";
+import { FakeDocker } from "./docker";
+import { Router } from "./http";
+import { FakeMachine } from "./machine";
+import { archiveRoutes } from "./routes/archive";
+import { containerRoutes } from "./routes/containers";
+import { createRoutes } from "./routes/create";
+import { execRoutes } from "./routes/exec";
+import { imageFileRoutes } from "./routes/image_files";
+import { imageRoutes } from "./routes/images";
+import { networkRoutes, systemRoutes, volumeRoutes } from "./routes/others";
+import { volumeFileRoutes } from "./routes/volume_files";
+import { scenarios, type World } from "./scenarios";
+
+/** What tests reach for as `window.fake`. */
+export interface FakeControl extends World {
+  wish(wish: Wish): void;
+  /** Cuts all streams, as an engine that restarts does. */
+  restartEngine(): void;
+  /** What the app asked of the desktop. */
+  desktop: { opened: string[]; copied: string[]; notified: string[]; saved: Record<string, Uint8Array>; quit: string | null };
+  /** What the next file dialog answers; by default the suggestion. */
+  nextFile: string | null | undefined;
+  /** Bytes of files that can be uploaded, by path. */
+  files: Record<string, Uint8Array>;
+}
+
+/** The file that is alone in an archive. */
+function fileIn(archive: Uint8Array): Uint8Array {
+  let found = new Uint8Array(0);
+  const reader = new TarReader(
+    (_, bytes) => (found = new Uint8Array(bytes ?? found)),
+    () => true,
+  );
+  reader.push(archive);
+  return found;
+}
+
+/** What Docker's frames carry. */
+function carried(frames: Uint8Array): Uint8Array {
+  const out: number[] = [];
+  new Demultiplexer((_, bytes) => bytes.forEach((byte) => out.push(byte))).push(frames);
+  return Uint8Array.from(out);
+}
+
+const DEFAULTS: Record<SettingKey, string> = {
+  cpus: "4",
+  memory: "4G",
+  disk: "64G",
+  accel: "auto",
+  shares: "/home/ada",
+  "http-proxy": "",
+  "https-proxy": "",
+  "no-proxy": "",
+  "container-proxy": "true",
+};
+
+export function fake(query: URLSearchParams): Backend {
+  const world: World = { docker: new FakeDocker(), machine: new FakeMachine(), unreachable: null };
+  const name = query.get("fake") ?? "default";
+  const scenario = scenarios[name];
+  if (!scenario) throw new Error(`?fake=${name}: there are ${Object.keys(scenarios).join(", ")}`);
+  scenario(world);
+
+  const { docker, machine } = world;
+  const router = new Router();
+  const delay = () => new Promise<void>((resolve) => setTimeout(resolve, 60));
+  containerRoutes(router, docker, delay);
+  createRoutes(router, docker);
+  execRoutes(router, docker);
+  archiveRoutes(router, docker);
+  imageFileRoutes(router, docker);
+  imageRoutes(router, docker);
+  volumeFileRoutes(router, docker);
+  volumeRoutes(router, docker);
+  networkRoutes(router, docker);
+  systemRoutes(router, docker);
+
+  const streams = new Set<(error: BackendError) => void>();
+  const wishes = new Set<(wish: Wish) => void>();
+  const cut = () => {
+    for (const stop of [...streams]) stop(new BackendError("engine_unreachable", "The engine closed the connection"));
+  };
+  machine.onChange(() => {
+    if (machine.status.state === "stopped") cut();
+  });
+  const reach = () => {
+    if (world.unreachable) throw world.unreachable;
+    if (machine.status.state !== "running") throw new BackendError("engine_unreachable", `connect to ${machine.status.docker_socket}: No such file or directory (os error 2)`);
+  };
+
+  const control: FakeControl = {
+    ...world,
+    wish: (wish) => wishes.forEach((listener) => listener(wish)),
+    restartEngine: cut,
+    desktop: { opened: [], copied: [], notified: [], saved: {}, quit: null },
+    nextFile: undefined,
+    files: { "/home/ada/notes.txt": new TextEncoder().encode("Remember the oars.\n") },
+  };
+  Object.defineProperty(window, "fake", { value: control });
+
+  let preferences: Preferences = {
+    theme: (query.get("theme") as Preferences["theme"] | null) ?? "system",
+    start_at_login: false,
+    start_machine_with_app: true,
+    close_to_tray: true,
+    notify: { container_died: true, health_changed: false, update_ready: true },
+    update_channel: "stable",
+    skipped_version: null,
+    first_run_done: query.get("first") !== "1",
+  };
+  const settings: MachineSettings = {
+    values: Object.fromEntries(Object.entries(DEFAULTS).map(([key, effective]) => [key, { chosen: null, effective }])) as MachineSettings["values"],
+    restart_needed: false,
+    file: "/home/ada/.coracle/default/config.toml",
+    error: name === "badsettings" ? "line 3: memory: \"lots\" is not a size" : null,
+  };
+  let dockerContext = "default";
+
+  return {
+    async engine(request, signal) {
+      signal?.throwIfAborted();
+      reach();
+      return router.answer(request);
+    },
+    async engineStream(request, listener) {
+      reach();
+      return router.open(request, listener, (stop) => {
+        streams.add(stop);
+        return () => streams.delete(stop);
+      });
+    },
+    async engineToFile(request, path, progress) {
+      reach();
+      const answer = await router.answer(request);
+      if (answer.status >= 400) throw new BackendError("engine", new TextDecoder().decode(answer.body));
+      const saved = request.file === "tar" ? fileIn(answer.body) : request.file === "frames" ? carried(answer.body) : answer.body;
+      control.desktop.saved[path] = saved;
+      progress?.(saved.length);
+      return saved.length;
+    },
+    async engineFromFile(request, path, progress) {
+      reach();
+      const body = control.files[path];
+      if (!body) throw new BackendError("host", `${path}: No such file or directory (os error 2)`);
+      const name = path.split("/").at(-1) ?? path;
+      const sent = request.file === "tar" ? writeTar([{ name, bytes: body, modified: Date.now() }]) : body;
+      const answer = await router.answer({ ...request, body: sent });
+      progress?.(body.length);
+      return answer;
+    },
+
+    machine: async () => ({ ...machine.status }),
+    runMachine: (verb, step) => machine.run(verb, step),
+    onMachineChange: (listener) => machine.onChange(listener),
+    async machineLog(log, line) {
+      for (let index = 0; index < 40; index++) line(log === "console" ? `[    0.${String(index * 17_113).padStart(6, "0")}] virtio-mmio: device ${index} ready` : `2026-11-21T08:00:${String(index).padStart(2, "0")}Z INFO machine: step ${index}`);
+      return { close: () => undefined };
+    },
+
+    settings: async () => structuredClone(settings),
+    async changeSettings(changes) {
+      for (const [key, value] of Object.entries(changes) as [SettingKey, string | null][]) {
+        if (value === null) continue;
+        if (key === "cpus" && !/^[1-9]\d*$/.test(value)) throw new SettingError(key, `cpus: "${value}" is not a number of processors`);
+        if ((key === "memory" || key === "disk") && !/^\d+[MG]$/.test(value)) throw new SettingError(key, `${key}: "${value}" is not a size such as 4G`);
+      }
+      for (const [key, value] of Object.entries(changes) as [SettingKey, string | null][]) settings.values[key] = { chosen: value, effective: value ?? DEFAULTS[key] };
+      settings.restart_needed = machine.status.state === "running";
+      return structuredClone(settings);
+    },
+    preferences: async () => structuredClone(preferences),
+    async changePreferences(changes) {
+      preferences = { ...preferences, ...changes };
+      return structuredClone(preferences);
+    },
+
+    host: async () => ({
+      cpus: 8,
+      cpu_busy: 0.21,
+      machine_cpu_busy: 0.04,
+      memory_total_bytes: 32 * 1024 ** 3,
+      memory_available_bytes: 19 * 1024 ** 3,
+      machine_memory_bytes: 1.6 * 1024 ** 3,
+      disk_total_bytes: 512 * 1024 ** 3,
+      disk_free_bytes: 204 * 1024 ** 3,
+    }),
+    doctor: async () => [
+      { name: "hypervisor", verdict: "ok", found: "KVM, with hardware virtualisation" },
+      { name: "disk space", verdict: "ok", found: "204 GiB free" },
+      { name: "docker", verdict: "warn", found: "no docker client on the PATH", advice: "Install it with your package manager: apt install docker-cli" },
+    ],
+    diagnostics: async () => [
+      { name: "versions.txt", text: "coracle 0.1.0\nengine 28.5.1\n" },
+      { name: "machine.log", text: "2026-11-21T08:00:00Z INFO machine: started\nproxy http://[removed]@proxy:3128\n" },
+    ],
+    async saveDiagnostics(path) {
+      control.desktop.saved[path] = new Uint8Array(1);
+    },
+    dockerContext: async () => ({ name: "coracle", current: dockerContext, selected: dockerContext === "coracle" }),
+    async selectDockerContext() {
+      dockerContext = "coracle";
+      return { name: "coracle", current: "coracle", selected: true };
+    },
+    update: {
+      check: async () => (query.get("update") ? { version: "0.2.0", date: "2026-11-28", notes: "Faster starts." } : null),
+      async install(_, progress) {
+        for (let done = 0; done <= 10; done++) progress(done * 1e6, 1e7);
+      },
+    },
+    about: async () => ({ version: "0.1.0", platform: "Linux x86_64", tray: true }),
+    async chooseFile(kind, suggestion) {
+      const chosen = control.nextFile === undefined ? (kind === "open" ? "/home/ada/notes.txt" : `/home/ada/Downloads/${suggestion ?? "file"}`) : control.nextFile;
+      control.nextFile = undefined;
+      return chosen;
+    },
+    async openUrl(url) {
+      control.desktop.opened.push(url);
+    },
+    async copyText(text) {
+      control.desktop.copied.push(text);
+    },
+    async notify(title, body) {
+      control.desktop.notified.push(`${title}: ${body}`);
+    },
+    onWish(listener) {
+      wishes.add(listener);
+      return () => wishes.delete(listener);
+    },
+    async quit(choice) {
+      control.desktop.quit = choice;
+    },
+  };
+}
