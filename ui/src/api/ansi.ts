@@ -35,6 +35,9 @@ export function harmless(text: string): string {
   return text.replace(CONTROL, picture);
 }
 
+/** {@link harmless}, for text of several lines. */
+export const harmlessLines = (text: string): string => text.split("\n").map(harmless).join("\n");
+
 /** What a terminal would show of a line in which the cursor went back to its start: the last writing. */
 function overwritten(line: string): string {
   const back = line.lastIndexOf("\r");

@@ -21,7 +21,8 @@ export interface ContainerSummary {
   Labels: Record<string, string>;
   State: ContainerState;
   Status: string;
-  NetworkSettings?: { Networks: Record<string, { IPAddress: string }> };
+  /** By the network's name. */
+  NetworkSettings?: { Networks: Record<string, { IPAddress: string; GlobalIPv6Address?: string; MacAddress?: string; NetworkID?: string; Aliases?: string[] | null }> };
   Mounts: MountPoint[];
 }
 
@@ -168,8 +169,10 @@ export interface Network {
   Scope: string;
   Internal: boolean;
   Attachable: boolean;
+  /** Not said by engines before 1.48, which had no networks without. */
+  EnableIPv4?: boolean;
   EnableIPv6: boolean;
-  IPAM: { Driver: string; Config: { Subnet?: string; Gateway?: string }[] | null };
+  IPAM: { Driver: string; Config: { Subnet?: string; Gateway?: string; IPRange?: string }[] | null };
   Labels: Record<string, string> | null;
   Options: Record<string, string> | null;
   /** Only when inspected. */

@@ -9,7 +9,7 @@ export const icons = {
   settings: "M2 4.5h6.5M12.5 4.5H14M2 11.5h1.5M7.5 11.5H14M10.5 6.5a2 2 0 1 0 0-4 2 2 0 0 0 0 4zM5.5 13.5a2 2 0 1 0 0-4 2 2 0 0 0 0 4z",
   // Acts
   start: "M4.5 2.8v10.4L13 8z",
-  stop: "M4 4h8v8H4z",
+  stop: "M3.5 3.5h9v9h-9z",
   restart: "M13.5 8A5.5 5.5 0 1 1 11.7 3.9M13.5 1.8v3h-3",
   pause: "M5.5 3.5v9M10.5 3.5v9",
   remove: "M2.5 4.2h11M6 4.2V2.5h4v1.7M4 4.2l.7 9.3h6.6l.7-9.3M6.7 7v4M9.3 7v4",

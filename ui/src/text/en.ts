@@ -1,4 +1,9 @@
+import { firstRun } from "./en/first_run";
+import { settings } from "./en/settings";
+import { networks } from "./en/networks";
 import { count } from "./format";
+import { images } from "./en/images";
+import { jobs, volumes } from "./en/volumes";
 
 /** All words of the app in English, by where they stand. */
 export const en = {
@@ -99,6 +104,8 @@ export const en = {
     removeDots: "Remove…",
     openPort: (port: string) => `Open port ${port} in the browser`,
     morePorts: (number: number) => `${number} more ports`,
+    states: { created: "Created", running: "Running", paused: "Paused", restarting: "Restarting", removing: "Being removed", exited: "Exited", dead: "Dead" },
+    ago: (passed: string) => `${passed} ago`,
     health: { healthy: "healthy", unhealthy: "unhealthy", starting: "checking" },
     done: {
       start: (what: string) => `Started ${what}`,
@@ -254,6 +261,9 @@ export const en = {
     copy: (name: string) => `Copy ${name}`,
     copied: (name: string) => `${name} copied`,
   },
+  images,
+  volumes,
+  jobs,
   mounts: {
     columns: { type: "Kind", source: "From", destination: "In the container", access: "Access" },
     kinds: { bind: "Folder of this computer", volume: "Volume", tmpfs: "Memory", image: "Image" },
@@ -261,4 +271,7 @@ export const en = {
     readOnly: "read only",
     empty: { title: "No mounts", next: "All its files are its own and go with it. `docker run -v` keeps them elsewhere." },
   },
+  settings,
+  firstRun,
+  networks,
 };
