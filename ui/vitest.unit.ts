@@ -3,7 +3,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   plugins: [svelte()],
-  // Svelte's reactivity as in a browser; its other half, for servers, never reacts.
+  // For those tests that ask for the environment `tests/reactive.ts`.
   resolve: { conditions: ["browser"] },
   test: { include: ["src/**/*.test.ts"], environment: "node" },
 });

@@ -66,6 +66,7 @@ export function pieces(line: KeptLine, search: RegExp | null): Piece[] {
   const out: Piece[] = [];
   for (const { text, style } of spans) {
     let from = 0;
+    search.lastIndex = 0;
     for (const found of text.matchAll(search)) {
       if (found.index > from) out.push({ text: text.slice(from, found.index), style, match: false });
       out.push({ text: found[0], style, match: true });
