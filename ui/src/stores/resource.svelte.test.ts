@@ -1,4 +1,3 @@
-// @vitest-environment ./tests/reactive.ts
 import { flushSync } from "svelte";
 import { beforeEach, afterEach, describe, expect, test, vi } from "vitest";
 import { BackendError, type Backend, type MachineState, type StreamListener } from "../backend/backend";
@@ -6,7 +5,6 @@ import { setBackend } from "../backend/current";
 import { connection } from "./connection.svelte";
 import type { Load } from "./load";
 import { Resource } from "./resource";
-import { effect } from "./watching.svelte";
 
 /** An engine of which only the events matter. */
 class Engine {
@@ -42,9 +40,11 @@ let end: () => void;
 function watch<T>(resource: Resource<T>): { states: string[]; last: () => Load<T>; stop: () => void } {
   const states: string[] = [];
   let last: Load<T> = { state: "waiting" };
-  const stop = effect(() => {
-    last = resource.current;
-    states.push(last.state);
+  const stop = $effect.root(() => {
+    $effect(() => {
+      last = resource.current;
+      states.push(last.state);
+    });
   });
   return { states, last: () => last, stop };
 }
