@@ -116,6 +116,7 @@ export const networks = {
     subnetHint: "Empty for a free one",
     gateway: "Gateway",
     gatewayHint: "Empty for the first address",
+    gatewayInternal: "An internal network has none",
     ipv6: "IPv6 too",
     subnet6: "IPv6 subnet",
     subnet6Hint: "Empty for a free one of fd00::/8",
