@@ -24,10 +24,12 @@ export interface OpenOptions {
   at?: string;
   theme?: "light" | "dark";
   size?: { width: number; height: number };
+  /** More for the fake: `{ first: "1" }`. */
+  query?: Record<string, string>;
 }
 
 /** The app, fresh. The test fails if the page logs an error. */
-export async function openApp({ fake = "default", at = "", theme = "light", size = { width: 1180, height: 760 } }: OpenOptions = {}): Promise<Page> {
+export async function openApp({ fake = "default", at = "", theme = "light", size = { width: 1180, height: 760 }, query = {} }: OpenOptions = {}): Promise<Page> {
   if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM} is missing: apt-get install chromium, or set CHROMIUM`);
   browser ??= await chromium.launch({
     executablePath: CHROMIUM,
@@ -40,7 +42,7 @@ export async function openApp({ fake = "default", at = "", theme = "light", size
   page.on("pageerror", (error) => errors.push(error.message));
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
   failures.set(page, errors);
-  await page.goto(`${inject("address")}?fake=${fake}&theme=${theme}#/${at}`);
+  await page.goto(`${inject("address")}?${new URLSearchParams({ fake, theme, ...query })}#/${at}`);
   return page;
 }
 

@@ -20,8 +20,13 @@ export interface FakeContainer {
   labels: Record<string, string>;
   env: string[];
   mounts: MountPoint[];
+  /** The first network that it is on, empty for none, and its address there. */
   network: string;
   address: string;
+  /** The other networks that it is on, with its addresses. */
+  also: Record<string, string>;
+  /** Bytes that it wrote into its own layer. */
+  written: number;
   terminal: boolean;
   memoryLimit: number;
   /** How busy it is, 1 being one core, and what it holds: what its stats swing around. */
@@ -66,6 +71,8 @@ export class FakeDocker {
   volumes = new Map<string, Volume & { size: number; files: TarMember[] }>();
   networks = new Map<string, Network>();
   version = "28.5.1";
+  /** No registry can be reached. */
+  offline = false;
   #listeners = new Set<(event: DockerEvent) => void>();
 
   onEvent(listener: (event: DockerEvent) => void): () => void {
@@ -95,6 +102,34 @@ export class FakeDocker {
     );
     if (!found) throw new Refused(404, `No such image: ${tagged}`);
     return found;
+  }
+
+  /** The networks that a container is on, and its address in each. */
+  places(container: FakeContainer): [name: string, address: string][] {
+    return [...(container.network === "" ? [] : [[container.network, container.address] as [string, string]]), ...Object.entries(container.also)];
+  }
+
+  /** Puts a container on a network, at a free address unless it asks for one. */
+  join(container: FakeContainer, network: Network, asked?: string): void {
+    const subnet = network.IPAM.Config?.[0]?.Subnet;
+    const taken = [...this.containers.values()].filter((other) => this.places(other).some(([name]) => name === network.Name)).length;
+    const address = asked ?? (subnet && !subnet.includes(":") ? subnet.replace(/\.\d+\/\d+$/, `.${(taken % 250) + 2}`) : "");
+    if (container.network === "" || container.network === "none") Object.assign(container, { network: network.Name, address });
+    else container.also[network.Name] = address;
+  }
+
+  /** Whether it was there. */
+  leave(container: FakeContainer, network: string): boolean {
+    if (container.network === network) {
+      const [next] = Object.entries(container.also);
+      container.network = next?.[0] ?? "";
+      container.address = next?.[1] ?? "";
+      if (next) delete container.also[next[0]];
+      return true;
+    }
+    const was = network in container.also;
+    delete container.also[network];
+    return was;
   }
 
   say(container: FakeContainer, action: string, attributes: Record<string, string> = {}): void {

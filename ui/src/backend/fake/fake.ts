@@ -3,13 +3,11 @@ import { Demultiplexer } from "../../api/log_stream";
 import { TarReader, writeTar } from "../../api/tar";
 import {
   BackendError,
-  SettingError,
   type Backend,
-  type MachineSettings,
   type Preferences,
-  type SettingKey,
   type Wish,
 } from "../backend";
+import { FakeComputer } from "./computer";
 import { FakeDocker } from "./docker";
 import { Router } from "./http";
 import { FakeMachine } from "./machine";
@@ -17,11 +15,15 @@ import { archiveRoutes } from "./routes/archive";
 import { containerRoutes } from "./routes/containers";
 import { createRoutes } from "./routes/create";
 import { execRoutes } from "./routes/exec";
+import { helloRoutes } from "./routes/hello";
 import { imageFileRoutes } from "./routes/image_files";
 import { imageRoutes } from "./routes/images";
-import { networkRoutes, systemRoutes, volumeRoutes } from "./routes/others";
+import { networkRoutes } from "./routes/networks";
+import { systemRoutes, volumeRoutes } from "./routes/others";
 import { volumeFileRoutes } from "./routes/volume_files";
 import { scenarios, type World } from "./scenarios";
+import { FakeSettings } from "./settings";
+import { fakeUpdates, type FakeUpdates, type UpdateOutcome } from "./updates";
 
 /** What tests reach for as `window.fake`. */
 export interface FakeControl extends World {
@@ -34,6 +36,9 @@ export interface FakeControl extends World {
   nextFile: string | null | undefined;
   /** Bytes of files that can be uploaded, by path. */
   files: Record<string, Uint8Array>;
+  settings: FakeSettings;
+  updates: FakeUpdates;
+  computer: FakeComputer;
 }
 
 /** The file that is alone in an archive. */
@@ -54,18 +59,6 @@ function carried(frames: Uint8Array): Uint8Array {
   return Uint8Array.from(out);
 }
 
-const DEFAULTS: Record<SettingKey, string> = {
-  cpus: "4",
-  memory: "4G",
-  disk: "64G",
-  accel: "auto",
-  shares: "/home/ada",
-  "http-proxy": "",
-  "https-proxy": "",
-  "no-proxy": "",
-  "container-proxy": "true",
-};
-
 export function fake(query: URLSearchParams): Backend {
   const world: World = { docker: new FakeDocker(), machine: new FakeMachine(), unreachable: null };
   const name = query.get("fake") ?? "default";
@@ -79,6 +72,7 @@ export function fake(query: URLSearchParams): Backend {
   containerRoutes(router, docker, delay);
   createRoutes(router, docker);
   execRoutes(router, docker);
+  helloRoutes(router, docker);
   archiveRoutes(router, docker);
   imageFileRoutes(router, docker);
   imageRoutes(router, docker);
@@ -100,14 +94,21 @@ export function fake(query: URLSearchParams): Backend {
     if (machine.status.state !== "running") throw new BackendError("engine_unreachable", `connect to ${machine.status.docker_socket}: No such file or directory (os error 2)`);
   };
 
-  const control: FakeControl = {
-    ...world,
+  const settings = new FakeSettings(machine);
+  if (query.get("settings") === "broken") settings.error = `/home/ada/.coracle/default/config.toml:3: "lots" is not a size: write a whole number and a unit, as in 512M, 4G or 1T`;
+  const updates = fakeUpdates((query.get("update") as UpdateOutcome | null) ?? "newest");
+  const computer = new FakeComputer(query);
+
+  const control: FakeControl = Object.assign(world, {
+    settings,
+    updates,
+    computer,
     wish: (wish) => wishes.forEach((listener) => listener(wish)),
     restartEngine: cut,
     desktop: { opened: [], copied: [], notified: [], saved: {}, quit: null },
     nextFile: undefined,
     files: { "/home/ada/notes.txt": new TextEncoder().encode("Remember the oars.\n") },
-  };
+  });
   Object.defineProperty(window, "fake", { value: control });
 
   let preferences: Preferences = {
@@ -120,13 +121,6 @@ export function fake(query: URLSearchParams): Backend {
     skipped_version: null,
     first_run_done: query.get("first") !== "1",
   };
-  const settings: MachineSettings = {
-    values: Object.fromEntries(Object.entries(DEFAULTS).map(([key, effective]) => [key, { chosen: null, effective }])) as MachineSettings["values"],
-    restart_needed: false,
-    file: "/home/ada/.coracle/default/config.toml",
-    error: name === "badsettings" ? "line 3: memory: \"lots\" is not a size" : null,
-  };
-  let dockerContext = "default";
 
   return {
     async engine(request, signal) {
@@ -169,17 +163,8 @@ export function fake(query: URLSearchParams): Backend {
       return { close: () => undefined };
     },
 
-    settings: async () => structuredClone(settings),
-    async changeSettings(changes) {
-      for (const [key, value] of Object.entries(changes) as [SettingKey, string | null][]) {
-        if (value === null) continue;
-        if (key === "cpus" && !/^[1-9]\d*$/.test(value)) throw new SettingError(key, `cpus: "${value}" is not a number of processors`);
-        if ((key === "memory" || key === "disk") && !/^\d+[MG]$/.test(value)) throw new SettingError(key, `${key}: "${value}" is not a size such as 4G`);
-      }
-      for (const [key, value] of Object.entries(changes) as [SettingKey, string | null][]) settings.values[key] = { chosen: value, effective: value ?? DEFAULTS[key] };
-      settings.restart_needed = machine.status.state === "running";
-      return structuredClone(settings);
-    },
+    settings: async () => settings.report(),
+    changeSettings: async (changes) => settings.change(changes),
     preferences: async () => structuredClone(preferences),
     async changePreferences(changes) {
       preferences = { ...preferences, ...changes };
@@ -196,11 +181,7 @@ export function fake(query: URLSearchParams): Backend {
       disk_total_bytes: 512 * 1024 ** 3,
       disk_free_bytes: 204 * 1024 ** 3,
     }),
-    doctor: async () => [
-      { name: "hypervisor", verdict: "ok", found: "KVM, with hardware virtualisation" },
-      { name: "disk space", verdict: "ok", found: "204 GiB free" },
-      { name: "docker", verdict: "warn", found: "no docker client on the PATH", advice: "Install it with your package manager: apt install docker-cli" },
-    ],
+    doctor: async () => structuredClone(computer.checks),
     diagnostics: async () => [
       { name: "versions.txt", text: "coracle 0.1.0\nengine 28.5.1\n" },
       { name: "machine.log", text: "2026-11-21T08:00:00Z INFO machine: started\nproxy http://[removed]@proxy:3128\n" },
@@ -208,18 +189,10 @@ export function fake(query: URLSearchParams): Backend {
     async saveDiagnostics(path) {
       control.desktop.saved[path] = new Uint8Array(1);
     },
-    dockerContext: async () => ({ name: "coracle", current: dockerContext, selected: dockerContext === "coracle" }),
-    async selectDockerContext() {
-      dockerContext = "coracle";
-      return { name: "coracle", current: "coracle", selected: true };
-    },
-    update: {
-      check: async () => (query.get("update") ? { version: "0.2.0", date: "2026-11-28", notes: "Faster starts." } : null),
-      async install(_, progress) {
-        for (let done = 0; done <= 10; done++) progress(done * 1e6, 1e7);
-      },
-    },
-    about: async () => ({ version: "0.1.0", platform: "Linux x86_64", tray: true }),
+    dockerContext: async () => ({ ...computer.context }),
+    selectDockerContext: async () => computer.select(),
+    update: updates,
+    about: async () => ({ version: "0.1.0", platform: "Linux x86_64", tray: computer.tray }),
     async chooseFile(kind, suggestion) {
       const chosen = control.nextFile === undefined ? (kind === "open" ? "/home/ada/notes.txt" : `/home/ada/Downloads/${suggestion ?? "file"}`) : control.nextFile;
       control.nextFile = undefined;

@@ -1,6 +1,6 @@
 /** What the fake holds at the start, chosen by `?fake=NAME`. */
 import type { TarMember } from "../../api/tar";
-import type { MountPoint, Port } from "../../api/types";
+import type { MountPoint, Network, Port } from "../../api/types";
 import { BackendError } from "../backend";
 import { newId, type FakeContainer, type FakeDocker, type FakeImage, type FakeLog, type FakeLogLine } from "./docker";
 import type { FakeMachine } from "./machine";
@@ -21,6 +21,11 @@ const MIB = 1024 ** 2;
 export const scenarios: Record<string, (world: World) => void> = {
   default: ({ docker }) => harbour(docker),
   empty: ({ docker }) => networks(docker),
+  /** Never started: neither a disk nor an image. */
+  new({ docker, machine }) {
+    networks(docker);
+    machine.set({ state: "stopped", cpus: 0, memory_mib: 0, disk_bytes: 0, disk_used_bytes: 0, accelerator: "", accelerator_reason: "", pid: 0, started_at_ms: 0, ready_after_ms: null, last_exit: null });
+  },
   stopped({ docker, machine }) {
     harbour(docker);
     machine.set({ state: "stopped", pid: 0, last_exit: { at_ms: Date.now() - DAY, clean: true, reason: "stopped by the user" } });
@@ -128,6 +133,39 @@ function harbour(docker: FakeDocker): void {
   add(docker, { name: "import-2025", image: "python:3.14-slim", age: 11 * DAY, state: "exited", exitCode: 137, ended: 10 * DAY, outOfMemory: true, log: apiLog(210, 0) });
   add(docker, { name: "nightly-backup", image: "postgres:17", age: 14 * HOUR, state: "exited", ended: 13 * HOUR, log: apiLog(25, 0) });
   add(docker, { name: "port-thief", image: "nginx:1.29", age: 20 * DAY, state: "created", ports: [], labels: { "fake.refuses": "driver failed programming external connectivity on endpoint port-thief: Bind for 0.0.0.0:8080 failed: port is already allocated" } });
+  moreNetworks(docker);
+}
+
+/** Beside compose's own: one without a way out whose containers are on another, too; one with IPv6; one that nobody is on. */
+function moreNetworks(docker: FakeDocker): void {
+  const make = (name: string, changes: Partial<Network>) => {
+    const network: Network = {
+      Id: newId(),
+      Name: name,
+      Created: new Date(Date.now() - 6 * DAY).toISOString(),
+      Driver: "bridge",
+      Scope: "local",
+      Internal: false,
+      Attachable: false,
+      EnableIPv6: false,
+      IPAM: { Driver: "default", Config: [] },
+      Labels: {},
+      Options: {},
+      ...changes,
+    };
+    docker.networks.set(network.Id, network);
+    return network;
+  };
+  const backend = make("harbour-shop_backend", {
+    Internal: true,
+    IPAM: { Driver: "default", Config: [{ Subnet: "172.24.0.0/16" }] },
+    Labels: { "com.docker.compose.project": "harbour-shop", "com.docker.compose.network": "backend" },
+  });
+  for (const container of docker.containers.values()) {
+    if (/^harbour-shop-(api|db|cache|worker)-1$/.test(container.name)) docker.join(container, backend);
+  }
+  make("six", { EnableIPv6: true, IPAM: { Driver: "default", Config: [{ Subnet: "172.25.0.0/16", Gateway: "172.25.0.1" }, { Subnet: "fd00:c0:ac1e::/64", Gateway: "fd00:c0:ac1e::1" }] }, Options: { "com.docker.network.bridge.name": "br-six" } });
+  make("boatyard", { Driver: "macvlan", IPAM: { Driver: "default", Config: [{ Subnet: "10.44.0.0/24", Gateway: "10.44.0.254" }] }, Labels: { team: "shipwrights" }, Options: { parent: "eth0.44" } });
 }
 
 function hostile(docker: FakeDocker): void {
@@ -158,9 +196,9 @@ interface Options {
   load?: { cpu: number; memory: number };
   log?: FakeLog;
   files?: TarMember[];
+  /** Bytes in its own layer. */
+  written?: number;
 }
-
-let address = 2;
 
 export function add(docker: FakeDocker, options: Options): FakeContainer {
   const now = Date.now();
@@ -188,14 +226,19 @@ export function add(docker: FakeDocker, options: Options): FakeContainer {
     labels,
     env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ...(options.env ?? [])],
     mounts: options.mounts ?? [],
-    network: options.project && !options.project[0].includes("<") && !options.project[0].startsWith("team") ? `${options.project[0]}_default` : "bridge",
-    address: `172.20.0.${(address++ % 250) + 2}`,
+    network: "",
+    address: "",
+    also: {},
+    written: options.written ?? 12 * MIB,
     terminal: false,
     memoryLimit: 0,
     load: options.load ?? { cpu: 0.01, memory: 20 * MIB },
     log: options.log ?? apiLog(120, 0),
     files: options.files ?? rootFiles(),
   };
+  const network = (name: string) => [...docker.networks.values()].find(({ Name }) => Name === name);
+  const joined = network(`${options.project?.[0] ?? ""}_default`) ?? network("bridge");
+  if (joined) docker.join(container, joined);
   docker.containers.set(container.id, container);
   return container;
 }

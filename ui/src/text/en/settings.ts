@@ -162,7 +162,7 @@ export const settings = {
     newest: "This is the newest version",
     newestNext: (channel: string, when: string) => `On the ${channel} channel, checked ${when}.`,
     newer: (version: string) => `Version ${version} is there`,
-    of: (date: string) => `Of ${date}`,
+    of: (date: string) => `Released on ${date}`,
     notes: "What is new",
     noNotes: "Its makers wrote nothing about it.",
     install: "Install",
