@@ -13,7 +13,7 @@ export const pull = (image: string, tag: string, progress: (step: Progress) => v
   callWithProgress("POST", "/images/create", { query: { fromImage: image, tag }, signal }, progress);
 /** Removes images without a name, or (`all`) every image that no container uses. */
 export const prune = (all: boolean) =>
-  callJson<{ SpaceReclaimed: number }>("POST", "/images/prune", { query: { filters: { dangling: [String(!all)] } } });
+  callJson<{ ImagesDeleted: { Untagged?: string; Deleted?: string }[] | null; SpaceReclaimed: number }>("POST", "/images/prune", { query: { filters: { dangling: [String(!all)] } } });
 
 /** Writes images (names or ids) to a tar archive of the host, as `docker save` does. */
 export const save = (names: readonly string[], path: string, progress: (bytes: number) => void, signal: AbortSignal): Promise<number> =>

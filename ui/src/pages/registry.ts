@@ -22,4 +22,8 @@ export const pages: Page[] = [
     place: "top",
     load: () => import("./containers/Containers.svelte"),
   },
+  { name: "images", title: text.images.title, icon: "images", place: "top", load: () => import("./images/Images.svelte") },
+  { name: "networks", title: text.networks.title, icon: "networks", place: "top", load: () => import("./networks/Networks.svelte") },
+  { name: "settings", title: text.settings.title, icon: "settings", place: "bottom", load: () => import("./settings/Settings.svelte") },
+  { name: "first-run", title: text.firstRun.title, icon: "info", place: "none", load: () => import("./first_run/FirstRun.svelte") },
 ];

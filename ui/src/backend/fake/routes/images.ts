@@ -79,6 +79,11 @@ export function imageRoutes(router: Router, docker: FakeDocker): void {
     return {
       stream(out) {
         const say = (step: object) => out.data(`${JSON.stringify(step)}\r\n`);
+        if (docker.offline) {
+          const message = "dial tcp: lookup registry.example on 10.0.2.3:53: no such host";
+          say({ errorDetail: { message }, error: message });
+          return out.end();
+        }
         if (name.startsWith("missing")) {
           const message = `pull access denied for ${name.split(":")[0]}, repository does not exist or may require 'docker login'`;
           say({ errorDetail: { message }, error: message });
@@ -133,12 +138,14 @@ export function imageRoutes(router: Router, docker: FakeDocker): void {
     const filters = JSON.parse(query.get("filters") ?? "{}") as { dangling?: string[] };
     const onlyDangling = filters.dangling?.[0] !== "false";
     const before = layersSize(docker);
+    const deleted: object[] = [];
     for (const image of [...docker.images.values()]) {
       if (users(docker, image).length > 0 || (onlyDangling && image.tags.length > 0)) continue;
       docker.images.delete(image.id);
+      deleted.push(...image.tags.map((tag) => ({ Untagged: tag })), { Deleted: image.id });
       docker.emit("image", "delete", image.id);
     }
-    return { json: { ImagesDeleted: [], SpaceReclaimed: before - layersSize(docker) } };
+    return { json: { ImagesDeleted: deleted, SpaceReclaimed: before - layersSize(docker) } };
   });
   router.on("GET", "/images/:name+/json", ({ params }) => ({ json: details(docker.image(params["name"] ?? "")) }));
   router.on("GET", "/images/:name+/history", ({ params }) => {
