@@ -1,6 +1,7 @@
 /** What is shown of networks, and who is on them: pure, so that it can be tested without a page. */
 import { harmless } from "../../api/ansi";
 import type { ContainerState, ContainerSummary, Network, Port } from "../../api/types";
+import { nameOf as containerName, projectOf as projectOfContainer, shortName } from "../containers/model";
 
 export type Filter = "all" | "own" | "unused";
 export type SortColumn = "name" | "driver" | "containers";
@@ -9,6 +10,8 @@ export type SortColumn = "name" | "driver" | "containers";
 export interface Member {
   id: string;
   name: string;
+  /** Without the project that is the network's, too. */
+  shortName: string;
   state: ContainerState;
   /** It has a place there now; otherwise it is only set to use the network. */
   up: boolean;
@@ -17,6 +20,7 @@ export interface Member {
   ipv6: string;
   mac: string;
   aliases: string[];
+  /** Published by way of this network. */
   ports: readonly Port[];
 }
 
@@ -39,20 +43,23 @@ const byName = new Intl.Collator("en", { numeric: true }).compare;
 /** Who is on it: those that run first, in the order of their addresses' places. */
 export function membersOf(network: Network, containers: readonly ContainerSummary[]): Member[] {
   const members: Member[] = [];
+  const project = projectOf(network);
+  const publishes = network.Driver === "bridge" && !network.Internal;
   for (const container of containers) {
     for (const [name, place] of Object.entries(container.NetworkSettings?.Networks ?? {})) {
       // A container that never ran has the network's name only.
       if (place.NetworkID ? place.NetworkID !== network.Id : name !== network.Name) continue;
       members.push({
         id: container.Id,
-        name: harmless(container.Names[0]?.replace(/^\//, "") ?? container.Id.slice(0, 12)),
+        name: containerName(container),
+        shortName: project !== null && projectOfContainer(container) === project ? shortName(container) : containerName(container),
         state: container.State,
         up: ACTIVE.has(container.State),
         ipv4: place.IPAddress,
         ipv6: place.GlobalIPv6Address ?? "",
         mac: place.MacAddress ?? "",
         aliases: place.Aliases ?? [],
-        ports: container.Ports,
+        ports: publishes ? container.Ports : [],
       });
     }
   }

@@ -1,13 +1,13 @@
 /** Where the boats lie in the picture of a network: rows on the water beside a quay. Pure; in pixels. */
 
-export const QUAY = 158;
-export const ROW = 168;
+export const QUAY = 176;
+export const ROW = 186;
 /** Of a row, from its top. */
-export const WATER = 98;
+export const WATER = 110;
 const SLOT = 152;
 const WIDEST_SLOT = 216;
 const EDGE = 16;
-const MOST_ROWS = 4;
+const MOST_ROWS = 2;
 
 export interface Berth {
   /** The middle of the boat, and the surface of its water. */
@@ -40,13 +40,24 @@ export function layout(width: number, boats: number): Layout {
   return { width: Math.max(width, QUAY + EDGE + SLOT), height: rows * ROW, rows, slot, berths };
 }
 
-/** Text that fits a width, in a font whose letters take about `letter` pixels; the middle goes, as names differ at their ends. */
-export function fitted(text: string, width: number, letter = 6.6): string {
-  const most = Math.max(4, Math.floor(width / letter));
+/** Text that fits a width; the middle goes, as names differ at their ends. */
+export function fitted(text: string, width: number, measure: (text: string) => number): string {
   const letters = [...text];
-  if (letters.length <= most) return text;
-  const end = Math.floor((most - 1) / 2);
-  return `${letters.slice(0, most - 1 - end).join("")}…${letters.slice(-end).join("")}`;
+  // No more than could be seen is measured.
+  let kept = Math.min(letters.length, Math.ceil(width / 2));
+  if (kept === letters.length && measure(text) <= width) return text;
+  for (let most = kept - 1, least = 2; least <= most; ) {
+    const middle = (least + most) >> 1;
+    if (measure(cut(letters, middle)) <= width) least = middle + 1;
+    else most = middle - 1;
+    kept = most;
+  }
+  return cut(letters, Math.max(2, kept));
+}
+
+function cut(letters: readonly string[], kept: number): string {
+  const end = Math.floor(kept / 2);
+  return `${letters.slice(0, kept - end).join("")}…${letters.slice(letters.length - end).join("")}`;
 }
 
 /** A calm surface, wave beside wave. */

@@ -2,6 +2,7 @@ import type { ContainerDetails, ContainerSummary } from "../../../api/types";
 import type { StatsMessage } from "../../../api/stats";
 import type { FakeContainer, FakeDocker, FakeLogLine } from "../docker";
 import { Refused, type Router } from "../http";
+import { placesOf } from "./networks";
 
 const iso = (at: number) => (at === 0 ? "0001-01-01T00:00:00Z" : new Date(at).toISOString());
 
@@ -40,7 +41,7 @@ function status(container: FakeContainer): string {
   }
 }
 
-function summary(docker: FakeDocker, container: FakeContainer): ContainerSummary {
+export function summary(docker: FakeDocker, container: FakeContainer): ContainerSummary {
   const image = [...docker.images.values()].find((candidate) => candidate.tags.includes(container.image));
   return {
     Id: container.id,
@@ -54,7 +55,7 @@ function summary(docker: FakeDocker, container: FakeContainer): ContainerSummary
     Labels: container.labels,
     State: container.state,
     Status: status(container),
-    NetworkSettings: { Networks: { [container.network]: { IPAddress: container.state === "running" ? container.address : "" } } },
+    NetworkSettings: { Networks: placesOf(docker, container) },
     Mounts: container.mounts,
   };
 }
@@ -111,15 +112,7 @@ function details(docker: FakeDocker, container: FakeContainer): ContainerDetails
     },
     NetworkSettings: {
       Ports: ports,
-      Networks: {
-        [container.network]: {
-          IPAddress: container.state === "running" ? container.address : "",
-          Gateway: container.address.replace(/\d+$/, "1"),
-          MacAddress: "02:42:ac:12:00:05",
-          Aliases: null,
-          DNSNames: [container.name, container.id.slice(0, 12)],
-        },
-      },
+      Networks: placesOf(docker, container),
     },
     Mounts: container.mounts,
   };

@@ -1,7 +1,8 @@
-/** Volumes, networks, and the engine itself. */
-import type { DiskUsage, Network, Volume } from "../../../api/types";
+/** Volumes, and the engine itself. */
+import type { DiskUsage, Volume } from "../../../api/types";
 import { newId, type FakeDocker } from "../docker";
 import { Refused, type Router } from "../http";
+import { summary as containerSummary } from "./containers";
 import { layersSize, summary } from "./images";
 
 export function volumeRoutes(router: Router, docker: FakeDocker): void {
@@ -43,64 +44,6 @@ export function volumeRoutes(router: Router, docker: FakeDocker): void {
   });
 }
 
-export function networkRoutes(router: Router, docker: FakeDocker): void {
-  const find = (name: string): Network => {
-    const network = docker.networks.get(name) ?? [...docker.networks.values()].find((candidate) => candidate.Name === name || (name.length >= 6 && candidate.Id.startsWith(name)));
-    if (!network) throw new Refused(404, `network ${name} not found`);
-    return network;
-  };
-  const members = (network: Network): NonNullable<Network["Containers"]> =>
-    Object.fromEntries(
-      [...docker.containers.values()]
-        .filter((container) => container.network === network.Name && container.state === "running")
-        .map((container) => [container.id, { Name: container.name, IPv4Address: `${container.address}/16`, IPv6Address: "", MacAddress: "02:42:ac:12:00:05" }]),
-    );
-  router.on("GET", "/networks", () => ({ json: [...docker.networks.values()] }));
-  router.on("GET", "/networks/:id", ({ params }) => {
-    const network = find(params["id"] ?? "");
-    return { json: { ...network, Containers: members(network) } };
-  });
-  router.on("POST", "/networks/create", ({ json }) => {
-    const options = json<{ Name: string; Driver?: string; Internal?: boolean; EnableIPv6?: boolean }>();
-    if ([...docker.networks.values()].some((network) => network.Name === options.Name)) throw new Refused(409, `network with name ${options.Name} already exists`);
-    const subnet = `172.${20 + docker.networks.size}.0`;
-    const network: Network = {
-      Id: newId(),
-      Name: options.Name,
-      Created: new Date().toISOString(),
-      Driver: options.Driver ?? "bridge",
-      Scope: "local",
-      Internal: options.Internal ?? false,
-      Attachable: false,
-      EnableIPv6: options.EnableIPv6 ?? false,
-      IPAM: { Driver: "default", Config: [{ Subnet: `${subnet}.0/16`, Gateway: `${subnet}.1` }] },
-      Labels: {},
-      Options: {},
-    };
-    docker.networks.set(network.Id, network);
-    docker.emit("network", "create", network.Id, { name: network.Name, type: network.Driver });
-    return { status: 201, json: { Id: network.Id, Warning: "" } };
-  });
-  router.on("DELETE", "/networks/:id", ({ params }) => {
-    const network = find(params["id"] ?? "");
-    if (/^(bridge|host|none)$/.test(network.Name)) throw new Refused(403, `${network.Name} is a pre-defined network and cannot be removed`);
-    const [member] = Object.entries(members(network));
-    if (member) throw new Refused(403, `error while removing network: network ${network.Name} has active endpoints (name:"${member[1].Name}" id:"${member[0].slice(0, 12)}")`);
-    docker.networks.delete(network.Id);
-    docker.emit("network", "destroy", network.Id, { name: network.Name, type: network.Driver });
-    return { status: 204 };
-  });
-  for (const verb of ["connect", "disconnect"] as const) {
-    router.on("POST", `/networks/:id/${verb}`, ({ params, json }) => {
-      const network = find(params["id"] ?? "");
-      const container = docker.container(json<{ Container: string }>().Container);
-      container.network = verb === "connect" ? network.Name : "none";
-      docker.emit("network", verb, network.Id, { name: network.Name, container: container.id });
-      return { status: 200 };
-    });
-  }
-}
-
 export function systemRoutes(router: Router, docker: FakeDocker): void {
   router.on("GET", "/_ping", () => ({ bytes: new TextEncoder().encode("OK") }));
   router.on("GET", "/version", () => ({
@@ -114,7 +57,7 @@ export function systemRoutes(router: Router, docker: FakeDocker): void {
     const usage: DiskUsage = {
       LayersSize: layersSize(docker),
       Images: images.map((image) => summary(docker, image)),
-      Containers: [],
+      Containers: [...docker.containers.values()].map((container) => ({ ...containerSummary(docker, container), SizeRw: container.written })),
       Volumes: [...docker.volumes.values()].map(({ size, files: _, ...volume }) => ({
         ...volume,
         UsageData: { Size: size, RefCount: [...docker.containers.values()].filter((container) => container.mounts.some((mount) => mount.Name === volume.Name)).length },
