@@ -1,6 +1,6 @@
 /** The lines of a log that are kept in sight: the last 100,000, with what is needed to draw and search each. */
-import { parse, plain, type Span, type Style } from "../../api/ansi";
-import type { LogLine, StreamName } from "../../api/log_stream";
+import { parse, plain, type Span, type Style } from "../api/ansi";
+import type { LogLine, StreamName } from "../api/log_stream";
 
 export interface KeptLine {
   /** Counts from the first line ever shown: stays the same as older lines go. */

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import type { LogLine } from "../../api/log_stream";
+import type { LogLine } from "../api/log_stream";
 import { KEPT, LogBuffer, matches, pattern, pieces } from "./log_buffer";
 
 const line = (text: string, stream: LogLine["stream"] = "stdout"): LogLine => ({ stream, time: null, text });
