@@ -92,7 +92,6 @@ export const en = {
     selected: (number: number) => `${number.toLocaleString("en")} selected`,
     clear: "Clear selection",
     project: (running: number, all: number) => `${running} of ${all} running`,
-    projectToggle: (name: string) => `Project ${name}`,
     projectMenu: (name: string) => `More for project ${name}`,
     start: "Start",
     stop: "Stop",
@@ -145,7 +144,7 @@ export const en = {
   },
   logs: {
     search: "Search in logs",
-    matches: (at: number, all: number) => (all === 0 ? "No match" : `${at} of ${all.toLocaleString("en")}`),
+    matches: (at: number, all: number) => (all === 0 ? "No match" : `${at.toLocaleString("en")} of ${all.toLocaleString("en")}`),
     previous: "Previous match",
     next: "Next match",
     follow: "Follow",

@@ -103,7 +103,7 @@ export function fake(query: URLSearchParams): Backend {
     settings,
     updates,
     computer,
-    wish: (wish) => wishes.forEach((listener) => listener(wish)),
+    wish: (wish: Wish) => wishes.forEach((listener) => listener(wish)),
     restartEngine: cut,
     desktop: { opened: [], copied: [], notified: [], saved: {}, quit: null },
     nextFile: undefined,

@@ -1,0 +1,41 @@
+/** What the product's bundle weighs, and what is not in it. */
+import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { build } from "vite";
+import { beforeAll, expect, test } from "vitest";
+
+const OUT = "test-artefacts/product";
+const LIMIT = 400 * 1000;
+
+let files: { name: string; bytes: Buffer }[] = [];
+
+beforeAll(async () => {
+  rmSync(OUT, { recursive: true, force: true });
+  await build({ mode: "production", logLevel: "warn", build: { outDir: OUT } });
+  files = readdirSync(OUT, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => ({ name: entry.name, bytes: readFileSync(join(entry.parentPath, entry.name)) }));
+});
+
+test("all of it is at most 400 kB, compressed", () => {
+  const sizes = files.map(({ name, bytes }) => ({ name, size: gzipSync(bytes, { level: 9 }).length }));
+  const total = sizes.reduce((sum, { size }) => sum + size, 0);
+  const greatest = sizes.sort((a, b) => b.size - a.size).slice(0, 3);
+  console.log(`bundle: ${(total / 1000).toFixed(1)} kB gzip in ${sizes.length} files; ${greatest.map(({ name, size }) => `${name} ${(size / 1000).toFixed(1)} kB`).join(", ")}`);
+  expect(sizes.length).toBeGreaterThan(5);
+  expect(total).toBeLessThanOrEqual(LIMIT);
+});
+
+test("the back end in memory is not in it, the desktop's is", () => {
+  const code = files.filter(({ name }) => name.endsWith(".js")).map(({ bytes }) => bytes.toString()).join("\n");
+  expect(code).toContain("engine_stream_open");
+  for (const word of ["harbour-shop", "busy-logger", "window.fake", "?fake="]) expect(code).not.toContain(word);
+  expect(files.filter(({ name }) => /fake|scenario/i.test(name))).toEqual([]);
+});
+
+test("nothing is fetched from elsewhere", () => {
+  for (const { name, bytes } of files.filter((file) => /\.(html|css)$/.test(file.name))) {
+    expect([name, /(?:src|href|url\()\s*=?\s*["']?(?:https?:)?\/\//.exec(bytes.toString())?.[0]]).toEqual([name, undefined]);
+  }
+});
