@@ -93,6 +93,8 @@ export interface ContainerDetails {
 /** Of `POST /containers/create`, what pages set. */
 export interface CreateRequest {
   Image: string;
+  /** An empty one takes the image's away. */
+  Entrypoint?: string[];
   Cmd?: string[];
   Env?: string[];
   Tty?: boolean;
