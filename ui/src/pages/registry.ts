@@ -2,6 +2,7 @@
 import type { Component } from "svelte";
 import type { IconName } from "../components/icons";
 import { text } from "../text";
+import Containers from "./containers/Containers.svelte";
 
 export interface Page {
   /** The first part of its address: `#/containers`. */
@@ -20,9 +21,11 @@ export const pages: Page[] = [
     title: text.containers.title,
     icon: "containers",
     place: "top",
-    load: () => import("./containers/Containers.svelte"),
+    // The first page is in the first file: nothing is waited for but the engine.
+    load: async () => ({ default: Containers }),
   },
   { name: "images", title: text.images.title, icon: "images", place: "top", load: () => import("./images/Images.svelte") },
+  { name: "volumes", title: text.volumes.title, icon: "volumes", place: "top", load: () => import("./volumes/Volumes.svelte") },
   { name: "networks", title: text.networks.title, icon: "networks", place: "top", load: () => import("./networks/Networks.svelte") },
   { name: "settings", title: text.settings.title, icon: "settings", place: "bottom", load: () => import("./settings/Settings.svelte") },
   { name: "first-run", title: text.firstRun.title, icon: "info", place: "none", load: () => import("./first_run/FirstRun.svelte") },

@@ -1,0 +1,11 @@
+import { expect, test } from "vitest";
+import { loaded } from "./images";
+
+test("what was loaded is told by name or by id", () => {
+  expect(loaded('{"status":"Loading layer","id":"ab"}\r\n{"stream":"Loaded image: nginx:1.29\\n"}\r\n{"stream":"Loaded image ID: sha256:0123\\n"}\r\n')).toEqual(["nginx:1.29", "sha256:0123"]);
+  expect(loaded("")).toEqual([]);
+});
+
+test("a failure that stands in the lines of an answer of 200 is one", () => {
+  expect(() => loaded('{"errorDetail":{"message":"open manifest.json: no such file or directory"},"error":"x"}\r\n')).toThrow("open manifest.json: no such file or directory");
+});
