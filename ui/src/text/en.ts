@@ -1,3 +1,4 @@
+import { notifications } from "./en/notifications";
 import { firstRun } from "./en/first_run";
 import { settings } from "./en/settings";
 import { networks } from "./en/networks";
@@ -273,4 +274,5 @@ export const en = {
   settings,
   firstRun,
   networks,
+  notifications,
 };
