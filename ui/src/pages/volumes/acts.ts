@@ -30,11 +30,11 @@ export async function remove(rows: readonly VolumeRow[]): Promise<boolean> {
   const rest = going.slice(SHOWN);
   if (rest.length > 0) lost.push(words.removing.more(rest.length, sum(rest) ?? 0));
   const names = going.map(({ name }) => name);
-  const total = sum(going.filter(({ remote }) => !remote));
+  const total = sum(going.filter(({ mounted }) => !mounted));
   const answer = await ask({
     title: words.removing.title(names),
     lost,
-    kept: [...staying.slice(0, 3).map(({ name, users }) => `${words.removing.stays(name, userNames(users))} `), going.length > 1 && total !== null ? words.removing.total(total) : words.removing.irrevocable].join(""),
+    kept: [going.length > 1 && total !== null ? words.removing.total(total) : "", words.removing.irrevocable, ...staying.slice(0, 3).map(({ name, users }) => `${words.removing.stays(name, userNames(users))} `)].join(""),
     action: words.removing.action(names),
   });
   if (!answer) return false;

@@ -7,7 +7,7 @@ const volume = (Name: string, more: Partial<Volume> = {}): Volume => ({ Name, Dr
 const container = (name: string, ...volumes: string[]) =>
   ({ Id: name, Names: [`/${name}`], State: "running", Mounts: [{ Type: "bind", Source: "/x" }, ...volumes.map((Name) => ({ Type: "volume", Name }))] }) as unknown as ContainerSummary;
 
-const volumes = [volume("data-2"), volume("data-10"), volume(ID, { Labels: { "com.docker.volume.anonymous": "" } }), volume("share", { Options: { type: "nfs" } }), volume("old", { Labels: { "com.docker.compose.project": "ferry" } })];
+const volumes = [volume("data-2"), volume("data-10"), volume(ID, { Labels: { "com.docker.volume.anonymous": "" } }), volume("share", { Options: { type: "nfs", device: ":/srv" } }), volume("old", { Labels: { "com.docker.compose.project": "ferry" } })];
 const sizes = new Map([["data-2", 5], ["data-10", 50], [ID, 7], ["share", 0], ["old", 1]]);
 const containers = [container("web", "data-2", "data-2"), container("db", "data-2")];
 const all = (filter: Filter = "all", search = "", column: SortColumn = "name") => rows(volumes, containers, sizes, { filter, search, sort: { column, down: false } });
@@ -46,4 +46,6 @@ test("a clean-up takes what no container has and what is here; its sum is that o
   expect(sum(prunable(all(), true))).toBe(58);
   expect(sum(rows(volumes, [], undefined, { filter: "all", search: "", sort: { column: "name", down: false } }))).toBeNull();
   expect(sum([])).toBe(0);
+  const [memory] = rows([volume("fast", { Options: { type: "tmpfs", device: "tmpfs" } })], [], new Map(), { filter: "all", search: "", sort: { column: "name", down: false } });
+  expect(memory).toMatchObject({ mounted: true, remote: false, size: null });
 });

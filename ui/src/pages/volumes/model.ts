@@ -10,7 +10,9 @@ export interface VolumeRow {
   /** What it is called in the list; of an anonymous one, the beginning. */
   name: string;
   anonymous: boolean;
-  /** Its files are elsewhere (a server, a folder): Docker measures and removes only the way to them. */
+  /** It has options of `mount`: Docker neither measures it nor takes it in a clean-up. */
+  mounted: boolean;
+  /** Its files are elsewhere (a server, a folder): with it only the way to them is removed. */
   remote: boolean;
   project: string | null;
   /** Bytes; null while it is not known. */
@@ -42,11 +44,13 @@ export const nameOf = (volume: Volume): string => (isAnonymous(volume) && /^[0-9
 
 export function row(volume: Volume, users: ContainerSummary[], sizes: ReadonlyMap<string, number> | undefined): VolumeRow {
   const size = sizes?.get(volume.Name) ?? -1;
+  const options = volume.Options ?? {};
   return {
     volume,
     name: nameOf(volume),
     anonymous: isAnonymous(volume),
-    remote: Object.keys(volume.Options ?? {}).length > 0,
+    mounted: Object.keys(options).length > 0,
+    remote: options["device"] !== undefined && options["type"] !== "tmpfs",
     project: volume.Labels?.[PROJECT] ?? null,
     size: size < 0 ? null : size,
     users,
@@ -89,7 +93,7 @@ export function rows(
 }
 
 /** Those that a clean-up takes: no container has them, their files are here, and without `all` nobody named them. */
-export const prunable = (rows: readonly VolumeRow[], all: boolean): VolumeRow[] => rows.filter((one) => one.users.length === 0 && !one.remote && (all || one.anonymous));
+export const prunable = (rows: readonly VolumeRow[], all: boolean): VolumeRow[] => rows.filter((one) => one.users.length === 0 && !one.mounted && (all || one.anonymous));
 
 /** Bytes of all; null while one is not known. */
 export const sum = (rows: readonly VolumeRow[]): number | null => rows.reduce((sum: number | null, { size }) => (sum === null || size === null ? null : sum + size), 0);

@@ -122,7 +122,7 @@ export const images = {
     states: { waiting: "Waiting", downloading: "Downloading", verifying: "Checking", downloaded: "Downloaded", extracting: "Unpacking", done: "Done", present: "Already here" },
     failed: (name: string) => `${name} was not pulled`,
     lost: {
-      registry: "The network was lost. Layers that were fetched whole are kept if they were unpacked; check the connection and pull again.",
+      registry: "The network was lost. Check the connection, then pull again.",
       engine: "The engine was lost during the pull. When it is back, pull again.",
     },
     denied: "A private image needs a login, which this version of Coracle does not have yet; or its name is misspelt.",

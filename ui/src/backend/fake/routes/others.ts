@@ -58,7 +58,8 @@ export function systemRoutes(router: Router, docker: FakeDocker): void {
       LayersSize: layersSize(docker),
       Images: images.map((image) => summary(docker, image)),
       Containers: [...docker.containers.values()].map((container) => ({ ...containerSummary(docker, container), SizeRw: container.written })),
-      Volumes: [...docker.volumes.values()].map(({ size, files: _, ...volume }) => ({
+      // What is mounted from elsewhere is not measured.
+      Volumes: [...docker.volumes.values()].filter(({ Options }) => !Options).map(({ size, files: _, ...volume }) => ({
         ...volume,
         UsageData: { Size: size, RefCount: [...docker.containers.values()].filter((container) => container.mounts.some((mount) => mount.Name === volume.Name)).length },
       })),
