@@ -64,6 +64,7 @@ export const scenarios: Record<string, (world: World) => void> = {
         image: ["nginx:1.29", "postgres:17", "redis:8", "python:3.14-slim"][number % 4] ?? "nginx:1.29",
         state: number % 5 === 4 ? "exited" : "running",
         age: (number + 1) * 13 * MINUTE,
+        ended: number % 5 === 4 ? (number + 1) * 7 * MINUTE : undefined,
         ports: number % 4 === 0 ? [port(80, 20_000 + number)] : [],
         project: project ? [project, "service"] : null,
         load: { cpu: (number % 17) / 100, memory: (20 + (number % 90)) * MIB },
