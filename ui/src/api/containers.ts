@@ -31,3 +31,5 @@ export function logs(
   const path = withQuery(at`/containers/${id}/logs`, { stdout: true, stderr: true, ...options });
   return backend.engineStream({ method: "GET", path }, listener);
 }
+/** Removes all that do not run. */
+export const prune = () => callJson<{ ContainersDeleted: string[] | null; SpaceReclaimed: number }>("POST", "/containers/prune");

@@ -27,6 +27,7 @@ export const pages: Page[] = [
   { name: "images", title: text.images.title, icon: "images", place: "top", load: () => import("./images/Images.svelte") },
   { name: "volumes", title: text.volumes.title, icon: "volumes", place: "top", load: () => import("./volumes/Volumes.svelte") },
   { name: "networks", title: text.networks.title, icon: "networks", place: "top", load: () => import("./networks/Networks.svelte") },
+  { name: "machine", title: text.machinePage.title, icon: "machine", place: "top", load: () => import("./machine/Machine.svelte") },
   { name: "settings", title: text.settings.title, icon: "settings", place: "bottom", load: () => import("./settings/Settings.svelte") },
   { name: "first-run", title: text.firstRun.title, icon: "info", place: "none", load: () => import("./first_run/FirstRun.svelte") },
 ];

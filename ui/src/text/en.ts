@@ -1,6 +1,7 @@
 import { notifications } from "./en/notifications";
 import { firstRun } from "./en/first_run";
 import { settings } from "./en/settings";
+import { machinePage } from "./en/machine_page";
 import { networks } from "./en/networks";
 import { count } from "./format";
 import { images } from "./en/images";
@@ -273,5 +274,6 @@ export const en = {
   settings,
   firstRun,
   networks,
+  machinePage,
   notifications,
 };

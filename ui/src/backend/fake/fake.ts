@@ -11,6 +11,7 @@ import { FakeComputer } from "./computer";
 import { FakeDocker } from "./docker";
 import { Router } from "./http";
 import { FakeMachine } from "./machine";
+import { diagnosticsFiles, hostFigures, machineLog, measured } from "./measures";
 import { archiveRoutes } from "./routes/archive";
 import { containerRoutes } from "./routes/containers";
 import { createRoutes } from "./routes/create";
@@ -19,6 +20,7 @@ import { helloRoutes } from "./routes/hello";
 import { imageFileRoutes } from "./routes/image_files";
 import { imageRoutes } from "./routes/images";
 import { networkRoutes } from "./routes/networks";
+import { pruneRoutes } from "./routes/prune";
 import { systemRoutes, volumeRoutes } from "./routes/others";
 import { volumeFileRoutes } from "./routes/volume_files";
 import { scenarios, type World } from "./scenarios";
@@ -79,6 +81,7 @@ export function fake(query: URLSearchParams): Backend {
   volumeFileRoutes(router, docker);
   volumeRoutes(router, docker);
   networkRoutes(router, docker);
+  pruneRoutes(router, docker);
   systemRoutes(router, docker);
 
   const streams = new Set<(error: BackendError) => void>();
@@ -155,13 +158,10 @@ export function fake(query: URLSearchParams): Backend {
       return answer;
     },
 
-    machine: async () => ({ ...machine.status }),
+    machine: async () => measured(machine.status),
     runMachine: (verb, step) => machine.run(verb, step),
     onMachineChange: (listener) => machine.onChange(listener),
-    async machineLog(log, line) {
-      for (let index = 0; index < 40; index++) line(log === "console" ? `[    0.${String(index * 17_113).padStart(6, "0")}] virtio-mmio: device ${index} ready` : `2026-11-21T08:00:${String(index).padStart(2, "0")}Z INFO machine: step ${index}`);
-      return { close: () => undefined };
-    },
+    machineLog: async (log, line) => machineLog(log, () => machine.status.state === "running", line),
 
     settings: async () => settings.report(),
     changeSettings: async (changes) => settings.change(changes),
@@ -171,21 +171,9 @@ export function fake(query: URLSearchParams): Backend {
       return structuredClone(preferences);
     },
 
-    host: async () => ({
-      cpus: 8,
-      cpu_busy: 0.21,
-      machine_cpu_busy: 0.04,
-      memory_total_bytes: 32 * 1024 ** 3,
-      memory_available_bytes: 19 * 1024 ** 3,
-      machine_memory_bytes: 1.6 * 1024 ** 3,
-      disk_total_bytes: 512 * 1024 ** 3,
-      disk_free_bytes: 204 * 1024 ** 3,
-    }),
+    host: async () => hostFigures(machine.status),
     doctor: async () => structuredClone(computer.checks),
-    diagnostics: async () => [
-      { name: "versions.txt", text: "coracle 0.1.0\nengine 28.5.1\n" },
-      { name: "machine.log", text: "2026-11-21T08:00:00Z INFO machine: started\nproxy http://[removed]@proxy:3128\n" },
-    ],
+    diagnostics: async () => diagnosticsFiles(),
     async saveDiagnostics(path) {
       control.desktop.saved[path] = new Uint8Array(1);
     },
