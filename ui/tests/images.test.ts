@@ -196,7 +196,7 @@ test("an image is run with all that the form has", async () => {
   await page.getByLabel("Volume 1").fill("orders");
   await page.getByLabel("Path in the container 1").fill("/var/lib/postgresql/data");
   await page.getByRole("button", { name: "Add variable" }).click();
-  await page.getByLabel("Variable 1").fill("POSTGRES_PASSWORD");
+  await page.getByRole("textbox", { name: "Variable 1" }).fill("POSTGRES_PASSWORD");
   await page.getByLabel("Value 1").fill("anchor = 1");
   await page.getByLabel("Command").fill("postgres -c 'max_connections=20'");
   await page.getByLabel("Restart", { exact: true }).selectOption({ label: "Unless I stop it" });

@@ -94,7 +94,7 @@ test("a file is downloaded as it is, and one is uploaded; what is there already 
   expect(await page.evaluate(() => window.fake.desktop.saved["/home/ada/Downloads/resize.sh"]?.length)).toBe(2048);
   await page.getByRole("button", { name: "Upload file…" }).click();
   await page.getByText("notes.txt uploaded").waitFor();
-  await page.getByRole("cell", { name: "notes.txt" }).waitFor();
+  await page.getByRole("cell", { name: "notes.txt", exact: true }).waitFor();
   expect(await filesOf(page, "harbour-shop_media")).toContain("/notes.txt");
   await page.getByRole("button", { name: "Upload file…" }).click();
   await page.getByText("The present notes.txt (19 B)").waitFor();
@@ -109,7 +109,7 @@ test("a volume is created, and another of its name is not", async () => {
   await page.getByLabel("Name", { exact: true }).fill("charts");
   await page.getByText("Labels and options").click();
   await page.getByRole("button", { name: "Add label" }).click();
-  await page.getByLabel("Label 1").fill("team");
+  await page.getByRole("textbox", { name: "Label 1" }).fill("team");
   await page.getByLabel("Value 1").fill("harbour");
   await page.getByRole("button", { name: "Create volume" }).click();
   await page.getByRole("heading", { name: "charts" }).waitFor();
@@ -204,7 +204,7 @@ test("names with markup are text", async () => {
   });
   await page.getByRole("link", { name: /^<img/ }).click();
   await page.getByRole("heading", { name: /^<img/ }).waitFor();
-  await page.getByRole("cell", { name: /^<img/ }).waitFor();
+  await page.getByRole("cell", { name: /^<img/ }).first().waitFor();
   await page.getByRole("tab", { name: "Configuration" }).click();
   await page.getByText("evil").waitFor();
   await expectAccessible(page);

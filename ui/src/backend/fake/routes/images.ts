@@ -173,16 +173,16 @@ export function imageRoutes(router: Router, docker: FakeDocker): void {
   router.on("DELETE", "/images/:name+", ({ params, query }) => {
     const name = params["name"] ?? "";
     const image = docker.image(name);
-    const user = users(docker, image)[0];
-    if (user && !query.has("force")) {
-      throw new Refused(409, `conflict: unable to remove repository reference "${name}" (must force) - container ${user.id.slice(0, 12)} is using its referenced image ${image.id.slice(7, 19)}`);
-    }
-    const gone: object[] = image.tags.map((tag) => ({ Untagged: tag }));
     if (image.tags.length > 1 && image.tags.includes(name)) {
       image.tags = image.tags.filter((tag) => tag !== name);
       docker.emit("image", "untag", image.id, { name });
       return { json: [{ Untagged: name }] };
     }
+    const user = users(docker, image)[0];
+    if (user && !query.has("force")) {
+      throw new Refused(409, `conflict: unable to remove repository reference "${name}" (must force) - container ${user.id.slice(0, 12)} is using its referenced image ${image.id.slice(7, 19)}`);
+    }
+    const gone: object[] = image.tags.map((tag) => ({ Untagged: tag }));
     docker.images.delete(image.id);
     docker.emit("image", "delete", image.id);
     return { json: [...gone, { Deleted: image.id }] };
