@@ -5,6 +5,21 @@ import { sample, type Sample } from "../api/stats";
 import type { EngineStream } from "../backend/backend";
 
 const KEPT = 120;
+const BEAT_MS = 1000;
+
+/** Each container has its own second. They are shown together, so that a page of them is drawn once in one. */
+const waiting = new Set<() => void>();
+let beat: ReturnType<typeof setTimeout> | undefined;
+
+function atNextBeat(changed: () => void): void {
+  waiting.add(changed);
+  beat ??= setTimeout(() => {
+    beat = undefined;
+    const all = [...waiting];
+    waiting.clear();
+    for (const tell of all) tell();
+  }, BEAT_MS);
+}
 
 export class Stats {
   #samples: Sample[] = [];
@@ -22,7 +37,9 @@ export class Stats {
               // Docker says once that nothing was measured: the container has ended.
               if (ended || message.memory_stats.usage === undefined) return;
               this.#samples = [...this.#samples.slice(1 - KEPT), sample(message)];
-              changed();
+              // The first is waited for.
+              if (this.#samples.length === 1) changed();
+              else atNextBeat(changed);
             },
             end: () => {
               this.#samples = [];
@@ -39,6 +56,7 @@ export class Stats {
         ended = true;
         clearTimeout(timer);
         stream?.close();
+        waiting.delete(changed);
         this.#samples = [];
       };
     });
