@@ -14,7 +14,7 @@ export const images = {
   untaggedHint: "No name leads to it: a newer build or pull took it over.",
   moreTags: (number: number) => `+${count(number, "tag")}`,
   moreUsers: (number: number) => `+${number}`,
-  allUsers: (number: number) => `All ${count(number, "container")} that use it`,
+  moreUsersSpoken: " more containers",
   unused: "–",
   total: (number: number, size: string) => `${count(number, "image")} · ${size} on disk`,
   totalHint: "Layers that images share are counted once.",
