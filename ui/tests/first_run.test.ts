@@ -29,8 +29,9 @@ for (const theme of ["light", "dark"] as const) {
     await press(page, "Done");
     await page.getByText("6 GiB memory").waitFor();
 
+    await page.evaluate(() => void (window.fake.machine.stepMs = 1200));
     await press(page, "Start the machine");
-    await page.getByText("Checking the disk").waitFor();
+    await dialog.getByText("Checking the disk").waitFor();
     await picture(page, `first-run-starting-${theme}`);
     await page.getByRole("progressbar", { name: "Fetching the image hello-world" }).waitFor();
     await page.getByRole("heading", { name: "A container of hello-world:latest ran" }).waitFor();

@@ -218,7 +218,7 @@ describe("the app", () => {
     await page.getByRole("switch", { name: "Start at login" }).click();
     await page.getByRole("switch", { name: "A container’s health changed" }).click();
     expect(await page.getByRole("switch", { name: "Start at login" }).getAttribute("aria-checked")).toBe("true");
-    await page.getByRole("radio", { name: "Dark" }).check({ force: true });
+    await page.getByText("Dark", { exact: true }).click();
     await page.locator("html[data-theme=dark]").waitFor();
     await page.getByRole("link", { name: "Containers" }).click();
     await page.goBack();
