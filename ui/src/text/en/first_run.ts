@@ -13,7 +13,7 @@ export const firstRun = {
     sentences: [
       "Coracle runs your containers in a small Linux machine of its own.",
       "The `docker` you know talks to it as if it were on this computer.",
-      "It takes memory and disk only as your containers use them, and nothing outside the folders you share.",
+      "It takes memory and disk only as they are used, and sees only the folders that you share.",
     ],
     begin: "Begin",
     time: "Four steps, about a minute. Everything can be changed later.",
