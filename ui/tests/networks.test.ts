@@ -96,6 +96,7 @@ test("the list is searched, filtered, and says where there is none of one's own"
   expect(await page.getByRole("row").count()).toBe(3);
 
   const empty = await openApp({ fake: "empty", at: "networks" });
+  await row(empty, "field-notes_default").waitFor();
   await empty.evaluate(() => {
     const { docker } = window.fake;
     for (const network of [...docker.networks.values()].filter(({ Name }) => Name.endsWith("_default"))) {
@@ -114,9 +115,9 @@ test("one is created as it was asked for, and shown", async () => {
   await dialog.getByLabel("Name").fill("lagoon");
   await dialog.getByLabel("Subnet", { exact: true }).fill("10.7.0.0/24");
   await dialog.getByLabel("Gateway", { exact: true }).fill("10.7.0.254");
-  await dialog.getByLabel(/^Internal/).check();
+  await dialog.getByRole("checkbox", { name: /^Internal/ }).check();
   expect(await dialog.getByLabel("Gateway", { exact: true }).isDisabled()).toBe(true);
-  await dialog.getByLabel(/^Internal/).uncheck();
+  await dialog.getByRole("checkbox", { name: /^Internal/ }).uncheck();
   await dialog.getByLabel("Labels").fill("team=harbour");
   await dialog.getByRole("button", { name: "Create network" }).click();
   await page.getByText("Created lagoon").waitFor();
