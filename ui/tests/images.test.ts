@@ -316,6 +316,29 @@ test("images go to a file and come back from it", async () => {
   await page.getByText("notes.txt was not loaded").waitFor({ state: "detached" });
 });
 
+test("a file system is imported under a name", async () => {
+  const page = await openApp({ at: "images" });
+  await menu(page, "More for redis:8", "Save to file…");
+  await page.getByText(/redis:8 saved/).waitFor();
+  // Any archive of files will do.
+  await page.evaluate(() => {
+    window.fake.files["/home/ada/system.tar"] = window.fake.desktop.saved["/home/ada/Downloads/redis_8.tar"] as Uint8Array;
+    window.fake.nextFile = "/home/ada/system.tar";
+  });
+  await menu(page, "More for images", "Import file system…");
+  await page.getByText("/home/ada/system.tar").waitFor();
+  await page.getByLabel("Name and tag").fill("My System");
+  await page.getByRole("button", { name: "Import", exact: true }).click();
+  await page.getByText("Lower-case letters").waitFor();
+  await expectAccessible(page);
+  await picture(page, "images-import-light");
+  await page.getByLabel("Name and tag").fill("my/system");
+  await page.getByRole("button", { name: "Import", exact: true }).click();
+  await row(page, "my/system:latest").waitFor();
+  await page.getByRole("button", { name: "Show image" }).click();
+  await page.getByRole("heading", { name: "my/system:latest" }).waitFor();
+});
+
 test("what is done elsewhere is seen here; an image that goes is said to be gone", async () => {
   const page = await openApp({ at: "images" });
   await openDetail(page, "node:24-bookworm-slim");

@@ -1,6 +1,6 @@
 import { BackendError } from "../backend/backend";
 import { backend } from "../backend/current";
-import { accepted, at, call, callJson, callWithProgress, type Progress } from "./engine";
+import { accepted, at, call, callJson, callWithProgress, withQuery, type Progress } from "./engine";
 import type { ImageDetails, ImageHistory, ImageSummary } from "./types";
 
 export const list = () => callJson<ImageSummary[]>("GET", "/images/json", { query: { "shared-size": true } });
@@ -25,15 +25,31 @@ export async function load(path: string, progress: (bytes: number) => void, sign
   return loaded(accepted(answer));
 }
 
-/** What a load told: a name or an id for each image. What failed is in the lines, too: the answer's status is 200. */
-export function loaded(text: string): string[] {
-  const names: string[] = [];
-  for (const line of text.split("\n")) {
-    if (line.trim() === "") continue;
-    const step = JSON.parse(line) as Progress;
-    if (step.error !== undefined) throw new BackendError("engine", step.errorDetail?.message ?? step.error);
-    const name = /^Loaded image(?: ID)?: (.+)$/.exec(step.stream?.trim() ?? "")?.[1];
-    if (name !== undefined) names.push(name);
-  }
-  return names;
+/** Makes an image of one layer from a tar archive of a root file system. Resolves with its id. */
+export async function importFiles(path: string, name: { repository: string; tag: string } | null, progress: (bytes: number) => void, signal: AbortSignal): Promise<string> {
+  const where = withQuery("/images/create", { fromSrc: "-", repo: name?.repository, tag: name?.tag });
+  return imported(accepted(await backend.engineFromFile({ method: "POST", path: where, headers: { "content-type": "application/x-tar" } }, path, progress, signal)));
 }
+
+/** The last line that an import told: the id. */
+export function imported(text: string): string {
+  const steps = stepsOf(text);
+  const id = steps.findLast(({ status }) => status?.startsWith("sha256:"))?.status;
+  if (id === undefined) throw new BackendError("engine", `The engine did not say what it imported: ${text.trim() || "its answer is empty"}`);
+  return id;
+}
+
+/** Lines of progress that were answered whole. The last may say what failed: the answer's status is 200. */
+function stepsOf(text: string): Progress[] {
+  const steps = text
+    .split("\n")
+    .filter((line) => line.trim() !== "")
+    .map((line) => JSON.parse(line) as Progress);
+  const failed = steps.find(({ error }) => error !== undefined);
+  if (failed) throw new BackendError("engine", failed.errorDetail?.message ?? String(failed.error));
+  return steps;
+}
+
+/** What a load told: a name or an id for each image. */
+export const loaded = (text: string): string[] =>
+  stepsOf(text).flatMap(({ stream }) => /^Loaded image(?: ID)?: (.+)$/.exec(stream?.trim() ?? "")?.[1] ?? []);

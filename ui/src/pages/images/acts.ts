@@ -5,11 +5,12 @@ import { harmless } from "../../api/ansi";
 import { backend } from "../../backend/current";
 import { ask } from "../../stores/confirm.svelte";
 import { begin } from "../../stores/jobs.svelte";
+import { go } from "../../stores/route.svelte";
 import { toasts } from "../../stores/toasts.svelte";
-import { bytes, text } from "../../text";
+import { bytes, shortId, text } from "../../text";
 import { freed } from "./freed";
 import { tagsOf, type ImageRow } from "./model";
-import { parse } from "./names";
+import { parse, shown, type ImageName } from "./names";
 import { pulls } from "./pulls.svelte";
 
 const words = text.images;
@@ -100,6 +101,20 @@ export async function load(): Promise<void> {
     run: async (job, signal) => {
       const names = await api.load(path, job.bytes, signal);
       toasts.done(words.loading.done(names.map(harmless)));
+    },
+  });
+}
+
+/** From a tar file of the host that holds the files of a whole system, as `docker import` does. */
+export function importFiles(path: string, name: ImageName | null): void {
+  const file = path.split(/[\\/]/).at(-1) ?? path;
+  begin({
+    page: "images",
+    title: words.importing.job(file),
+    failed: words.importing.failed(file),
+    run: async (job, signal) => {
+      const id = await api.importFiles(path, name && { repository: name.repository, tag: name.tag ?? "latest" }, job.bytes, signal);
+      toasts.done(words.importing.done(name ? shown(name) : shortId(id)), { label: words.pulling.show, run: () => go("images", id) });
     },
   });
 }

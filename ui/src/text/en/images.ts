@@ -134,6 +134,18 @@ export const images = {
     done: (names: string[]) => (names.length === 0 ? "Nothing was loaded: the archive holds no image" : `Loaded ${listed(names)}`),
     failed: (file: string) => `${file} was not loaded`,
   },
+  importing: {
+    dots: "Import file system…",
+    dialog: "Import a file system",
+    explain: "A tar archive of all files of a system, as `docker export` makes it, becomes an image of one layer.",
+    field: "Name and tag",
+    placeholder: "my/system:1.0",
+    hint: "Without a name, its ID is how it is found.",
+    action: "Import",
+    job: (file: string) => `Importing ${file}`,
+    done: (name: string) => `Imported ${name}`,
+    failed: (file: string) => `${file} was not imported`,
+  },
   saving: {
     job: (what: string) => `Saving ${what}`,
     done: (what: string, size: string) => `${what} saved, ${size}`,

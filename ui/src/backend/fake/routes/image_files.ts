@@ -1,7 +1,7 @@
 /** Images to archives and back. An archive here is a tar with a `manifest.json` that names its images. */
 import { TarReader, writeTar } from "../../../api/tar";
 import { newId, type FakeDocker } from "../docker";
-import { Refused, type Router } from "../http";
+import { Refused, type FakeRequest, type Reply, type Router } from "../http";
 
 interface Manifest {
   RepoTags: string[];
@@ -51,4 +51,21 @@ export function imageFileRoutes(router: Router, docker: FakeDocker): void {
     docker.emit("image", "load", id, { name: id });
     return say({ stream: `Loaded image: ${first.RepoTags[0] ?? id}\n` });
   });
+}
+
+/** `POST /images/create?fromSrc=-`: an image of one layer out of a tar of files. */
+export function importFiles(docker: FakeDocker, { query, body }: FakeRequest): Reply {
+  const bytes = typeof body === "string" ? new TextEncoder().encode(body) : body;
+  let files = 0;
+  new TarReader(() => files++).push(bytes);
+  const say = (line: object) => ({ bytes: new TextEncoder().encode(`${JSON.stringify(line)}\r\n`) });
+  if (files === 0) {
+    const message = "Error processing tar file(exit status 1): unexpected EOF";
+    return say({ errorDetail: { message }, error: message });
+  }
+  const id = `sha256:${newId()}`;
+  const tag = query.get("repo") ? `${query.get("repo")}:${query.get("tag") || "latest"}` : null;
+  docker.images.set(id, { id, tags: tag ? [tag] : [], digests: [], createdAt: Date.now(), size: bytes.length, shared: 0, architecture: "amd64", labels: {}, env: [], command: [], entrypoint: [], ports: [], layers: [{ command: "", size: bytes.length, createdAt: Date.now() }] });
+  docker.emit("image", "import", id, { name: tag ?? id });
+  return say({ status: id });
 }

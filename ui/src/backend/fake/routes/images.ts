@@ -1,6 +1,7 @@
 import type { ImageDetails, ImageHistory, ImageSummary } from "../../../api/types";
 import { newId, type FakeDocker, type FakeImage } from "../docker";
 import { Refused, type Router } from "../http";
+import { importFiles } from "./image_files";
 
 const users = (docker: FakeDocker, image: FakeImage) => [...docker.containers.values()].filter((container) => image.tags.includes(container.image));
 
@@ -74,7 +75,9 @@ function details(image: FakeImage): ImageDetails {
 
 export function imageRoutes(router: Router, docker: FakeDocker): void {
   router.on("GET", "/images/json", () => ({ json: [...docker.images.values()].map((image) => summary(docker, image)) }));
-  router.on("POST", "/images/create", ({ query }) => {
+  router.on("POST", "/images/create", (request) => {
+    const { query } = request;
+    if (query.has("fromSrc")) return importFiles(docker, request);
     const name = `${query.get("fromImage") ?? ""}:${query.get("tag") || "latest"}`;
     return {
       stream(out) {
