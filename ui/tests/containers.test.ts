@@ -153,3 +153,13 @@ test("names with markup and control characters are shown, not obeyed", async () 
   expect(await page.locator("img, b").count()).toBe(0);
   expect(await page.evaluate(() => "__pwned" in window)).toBe(false);
 });
+
+test.each([860, 640])("a window of %i pixels still shows all that can be done", async (width) => {
+  const page = await openApp({ size: { width, height: 640 } });
+  await row(page, "grafana").waitFor();
+  const box = await page.getByRole("button", { name: "More for grafana" }).boundingBox();
+  expect((box?.x ?? 0) + (box?.width ?? 0)).toBeLessThanOrEqual(width);
+  await page.getByRole("link", { name: "Containers", exact: true }).waitFor();
+  await expectAccessible(page);
+  await picture(page, `containers-${width}-light`);
+});
