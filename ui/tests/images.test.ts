@@ -175,6 +175,17 @@ test("a pull that failed is told in Docker's words, and done again", async () =>
   await row(page, "alpine:3.22").waitFor();
 });
 
+test("a pull that fails while another page is open is told there", async () => {
+  const page = await openApp({ at: "images" });
+  await pull(page, "flaky/thing:1");
+  await page.getByRole("button", { name: "Go on in the background" }).click();
+  await page.getByRole("link", { name: "Volumes", exact: true }).click();
+  await page.getByRole("alert").getByText("flaky/thing:1 was not pulled").waitFor();
+  await page.getByRole("link", { name: "Images", exact: true }).click();
+  await page.getByRole("region", { name: "Under way" }).getByRole("button", { name: "Details" }).click();
+  await page.getByText("The network was lost").waitFor();
+});
+
 test("an engine that is lost during a pull is told apart", async () => {
   const page = await openApp({ at: "images" });
   await pull(page, "alpine:3.22");

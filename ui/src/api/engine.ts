@@ -118,7 +118,7 @@ export function callWithProgress(method: Method, path: string, options: CallOpti
     });
     opened.catch(reject);
     options.signal?.addEventListener("abort", () => {
-      void opened.then((stream) => stream.close());
+      opened.then((stream) => stream.close(), reject);
       reject(new BackendError("cancelled", "Cancelled"));
     });
   });

@@ -1,5 +1,7 @@
 /** What takes a while and goes on when the user looks elsewhere: pulls, saves, loads, backups. */
 import { BackendError } from "../backend/backend";
+import { route } from "./route.svelte";
+import { toasts } from "./toasts.svelte";
 
 export type JobState = { state: "running" } | { state: "failed"; error: BackendError };
 
@@ -54,7 +56,11 @@ export class Job {
       jobs.forget(this);
     } catch (error) {
       if (abort.signal.aborted || (error instanceof BackendError && error.kind === "cancelled")) jobs.forget(this);
-      else this.current = { state: "failed", error: error instanceof BackendError ? error : new BackendError("engine", String(error)) };
+      else {
+        this.current = { state: "failed", error: error instanceof BackendError ? error : new BackendError("engine", String(error)) };
+        // Its page shows it; who looks at another one is told.
+        if (route.page !== this.work.page) toasts.failed(this.work.failed, error);
+      }
     }
   }
 

@@ -35,7 +35,7 @@ export const images = {
   copied: (name: string) => `${name} copied`,
   back: "All images",
   gone: { title: "This image is gone", next: "It was removed, or its name now leads to another one." },
-  about: { created: (ago: string) => `created ${ago}`, platform: (platform: string) => platform },
+  about: { created: (ago: string) => `created ${ago}` },
   tabs: { layers: "Layers", used: "Used by", configuration: "Configuration", tags: "Tags" },
 
   layers: {
@@ -126,7 +126,6 @@ export const images = {
       engine: "The engine was lost during the pull. When it is back, pull again.",
     },
     denied: "A private image needs a login, which this version of Coracle does not have yet; or its name is misspelt.",
-    cancelled: (name: string) => `Pull of ${name} cancelled`,
   },
 
   loading: {
@@ -238,7 +237,6 @@ export const images = {
     action: "Run",
     failed: "The container did not start",
     notMade: "The container was not made",
-    done: (name: string) => `${name} runs`,
     problems: {
       name: "Letters, digits and _ . - only, at least two, the first a letter or digit",
       nameTaken: "Another container has this name",

@@ -51,7 +51,6 @@ export const volumes = {
     size: "Size",
     labels: "Labels",
     options: "Options",
-    noLabels: "none",
   },
 
   creating: {
