@@ -156,7 +156,7 @@ test("a container is connected, disconnected, and connected again from the messa
   await row(page, "grafana").getByText("172.25.9.9").waitFor();
   await row(page, "grafana").getByText("fd00:c0:ac1e::9").waitFor();
   // It is drawn, too, with a way to it.
-  await page.locator("svg .boat.up", { hasText: "grafana" }).waitFor();
+  await page.locator(".picture .boat.up", { hasText: "grafana" }).waitFor();
   await page.getByRole("button", { name: "Disconnect grafana" }).click();
   await page.getByText("Nobody is on this network").waitFor();
   await page.getByRole("button", { name: "Connect again" }).click();
@@ -166,9 +166,9 @@ test("a container is connected, disconnected, and connected again from the messa
 test("a published port and a container are reached from the picture", async () => {
   const page = await openApp({ at: "networks" });
   await open(page, "harbour-shop_default");
-  await page.locator("svg .flag", { hasText: "8080→80" }).click();
+  await page.locator(".picture .flag", { hasText: "8080→80" }).click();
   expect(await page.evaluate(() => window.fake.desktop.opened)).toEqual(["http://localhost:8080"]);
-  await page.locator("svg .boat", { hasText: "harbour-shop-db-1" }).click();
+  await page.locator(".picture .boat", { hasText: "harbour-shop-db-1" }).click();
   await page.getByRole("heading", { level: 2, name: "harbour-shop-db-1" }).waitFor();
 });
 
@@ -180,7 +180,7 @@ test("the picture follows what happens", async () => {
     const worker = [...window.fake.docker.containers.values()].find(({ name }) => name === "harbour-shop-worker-1");
     if (worker) window.fake.docker.start(worker);
   });
-  await page.locator("svg .boat.up", { hasText: "harbour-shop-worker-1" }).waitFor();
+  await page.locator(".picture .boat.up", { hasText: "harbour-shop-worker-1" }).waitFor();
 });
 
 test("one with running containers is removed only once they are disconnected", async () => {
@@ -233,7 +233,7 @@ test("predefined ones have no button that removes them, and one that is gone say
 test("markup in names is text", async () => {
   const page = await openApp({ fake: "hostile", at: "networks" });
   await open(page, "bridge");
-  await page.locator("svg .boat").first().waitFor();
+  await page.locator(".picture .boat").first().waitFor();
   expect(await page.evaluate(() => (window as unknown as { __pwned?: number }).__pwned)).toBeUndefined();
   await expectAccessible(page);
   await picture(page, "network-hostile");
@@ -243,6 +243,6 @@ test("a thousand containers are told, and as many drawn as can be told apart", a
   const page = await openApp({ fake: "many", at: "networks" });
   await open(page, "bridge");
   await page.getByText("990 more below").waitFor();
-  expect(await page.locator("svg .boat").count()).toBe(10);
+  expect(await page.locator(".picture .boat").count()).toBe(10);
   await picture(page, "network-many");
 });

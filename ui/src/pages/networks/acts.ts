@@ -65,7 +65,7 @@ export async function prune(rows: readonly NetworkRow[]): Promise<void> {
   ]);
   if (!(await ask({ title: words.pruneAsk.title(unused.length), lost, kept: words.pruneAsk.kept, action: words.pruneAsk.action(unused.length) }))) return;
   try {
-    toasts.done(words.done.pruned((await api.prune()).map(harmless)));
+    toasts.done(words.done.pruned((await api.prune()).map(harmless).sort()));
   } catch (error) {
     toasts.failed(words.failed.prune, error);
   }

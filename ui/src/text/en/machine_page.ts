@@ -56,6 +56,7 @@ export const machinePage = {
     of: (total: string) => `of ${total} · last 4 minutes`,
     waiting: "Measuring…",
     off: "The machine does not run: nothing to measure in it.",
+    soon: "Measured once the machine runs.",
     unknown: "The machine does not tell how busy it is. A restart brings a version that does.",
     failed: "This computer’s figures cannot be read",
     disk: "Disk",
@@ -119,7 +120,7 @@ export const machinePage = {
     nothing: "Nothing is chosen",
     action: (size: string) => `Free ${size}…`,
     actionNoSize: "Clean up…",
-    clean: { title: "All clean", next: "There is nothing that nothing needs." },
+    clean: { title: "All clean", next: "All that is in the machine is in use." },
     ask: {
       title: (size: string | null) => (size === null ? "Clean up?" : `Free ${size}?`),
       line: (kind: keyof typeof KINDS, names: readonly string[], size: string | null) => `${KINDS[kind](names.length)}${size === null ? "" : `, ${size}`}: ${some(names)}`,
