@@ -1,42 +1,10 @@
 /** A thousand containers: how soon they are seen, and how smoothly they move. */
-import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
 import { openApp, picture } from "./browser";
+import { part, sum, tasksDuring } from "./trace";
 
 const FIRST_PAINT_MS = 200;
 const FRAME_MS = 1000 / 60;
-
-interface TraceEvent {
-  name: string;
-  ph: string;
-  tid: number;
-  /** Processor time of the thread, and time that passed, in microseconds. */
-  tdur?: number;
-  dur?: number;
-  args?: { name?: string };
-}
-
-/**
- * Tasks of the page's main thread while `run` runs, in milliseconds of processor time: script, style, layout and paint. What else
- * the machine does at the time makes them take longer, but does not count.
- */
-async function tasksDuring<T>(page: Page, run: () => Promise<T>): Promise<{ tasks: number[]; result: T }> {
-  const session = await page.context().newCDPSession(page);
-  const events: TraceEvent[] = [];
-  session.on("Tracing.dataCollected", ({ value }) => events.push(...(value as unknown as TraceEvent[])));
-  await session.send("Tracing.start", { traceConfig: { includedCategories: ["toplevel", "devtools.timeline", "__metadata"] } });
-  const result = await run();
-  const done = new Promise((resolve) => session.once("Tracing.tracingComplete", resolve));
-  await session.send("Tracing.end");
-  await done;
-  await session.detach();
-  const main = events.find(({ name, args }) => name === "thread_name" && args?.name === "CrRendererMain")?.tid;
-  const tasks = events.filter(({ name, tid, ph, tdur }) => tid === main && ph === "X" && tdur !== undefined && /RunTask$/.test(name)).map(({ tdur = 0 }) => tdur / 1000);
-  return { tasks: tasks.sort((a, b) => a - b), result };
-}
-
-const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
-const part = (values: number[], share: number) => values[Math.min(values.length - 1, Math.floor(values.length * share))] ?? 0;
 
 test("1,000 containers are painted within 200 ms", async () => {
   const page = await openApp({ fake: "many", at: "nowhere" });
