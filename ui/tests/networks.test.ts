@@ -200,6 +200,7 @@ test("one with running containers is removed only once they are disconnected", a
   await row(page, "harbour-shop_default").waitFor({ state: "detached" });
   await page.getByRole("button", { name: "Create it again" }).click();
   await row(page, "harbour-shop_default").getByText("172.20.0.0/16").waitFor();
+  await row(page, "harbour-shop_default").getByText("harbour-shop-api-1, harbour-shop-cache-1, harbour-shop-db-1, harbour-shop-web-1").waitFor();
 });
 
 test("unused ones are named before they are removed", async () => {

@@ -47,11 +47,21 @@ export async function remove({ network, members }: NetworkRow): Promise<boolean>
     const whole = await api.inspect(network.Id);
     if (answer.option) for (const member of up) await api.disconnect(network.Id, member.id);
     await api.remove(network.Id);
-    toasts.done(words.done.remove(name), { label: words.createAgain, run: () => void create(sameAgain(whole)) });
+    toasts.done(words.done.remove(name), { label: words.createAgain, run: () => void createAgain(whole, answer.option ? up : []) });
     return true;
   } catch (error) {
     toasts.failed(words.failed.remove(name), error);
     return false;
+  }
+}
+
+/** Makes it as it was, with those on it that were. Addresses are given out anew. */
+async function createAgain(network: Network, members: readonly Member[]): Promise<void> {
+  const id = await create(sameAgain(network));
+  if (id === null) return;
+  for (const member of members) {
+    const aliases = member.aliases.length > 0 ? { Aliases: member.aliases } : undefined;
+    await api.connect(id, member.id, aliases).catch((error: unknown) => toasts.failed(words.failed.connect(member.name), error));
   }
 }
 

@@ -73,7 +73,7 @@ export const networks = {
     noNetwork: "Containers here reach nobody, and nobody reaches them.",
     more: (number: number) => `${number} more below`,
     notRunning: "not running",
-    empty: { title: "Nobody is on this network", next: "Connect a container, or start one with `--network`.", command: (name: string) => `docker run --rm -d --network ${name} nginx` },
+    empty: { title: "Nobody is on this network", next: "Connect a container, or start one on it.", nextStart: "Only a new container can be put on it.", command: (name: string) => `docker run --rm -d --network ${name} nginx` },
     connect: "Connect container…",
     disconnect: (name: string) => `Disconnect ${name}`,
     openPort: (port: string) => `Open port ${port} in the browser`,
