@@ -7,7 +7,7 @@ export default defineConfig({
     environment: "node",
     testTimeout: 30_000,
     hookTimeout: 60_000,
-    // One browser at a time: frames are measured.
+    // One browser at a time is as many as two processors take.
     fileParallelism: false,
   },
 });
