@@ -24,6 +24,9 @@ pub fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Of the name in a header.
+const NAME_BYTES: usize = 100;
+
 /// A tar archive that takes any name, also one that no honest program writes.
 pub struct Tar {
     builder: tar::Builder<Vec<u8>>,
@@ -61,7 +64,13 @@ impl Tar {
         self.add(Self::header(tar::EntryType::Directory, name, mode, 0)?, &[])
     }
 
-    pub fn file(self, name: &str, mode: u32, content: &[u8]) -> Result<Self> {
+    pub fn file(mut self, name: &str, mode: u32, content: &[u8]) -> Result<Self> {
+        if name.len() > NAME_BYTES {
+            // GNU's way for names that are longer than a header's field.
+            let mut header = Self::header(tar::EntryType::Regular, "", mode, content.len() as u64)?;
+            self.builder.append_data(&mut header, name, content).context("writing a tar archive")?;
+            return Ok(self);
+        }
         self.add(Self::header(tar::EntryType::Regular, name, mode, content.len() as u64)?, content)
     }
 

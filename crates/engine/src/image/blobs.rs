@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use rustix::fs::{Advice, fadvise};
+
 use crate::{
     error::{Context, Error, Result},
     snapshot::{Digest, Room, Sha256},
@@ -117,6 +119,17 @@ impl Blobs {
         }
         drop(held);
         BlobHold { blobs: self.clone(), digests }
+    }
+
+    /// Has the kernel forget the contents of blobs, as far as the disk has them: once they are unpacked they are seldom
+    /// read again, and what is cached of them takes memory, and time when they are removed.
+    pub(crate) fn forget_contents(&self, digests: impl IntoIterator<Item = Digest>) {
+        for digest in digests {
+            // One that is missing is missed by whoever reads it.
+            if let Ok(file) = File::open(self.path(digest)) {
+                let _ = fadvise(&file, 0, None, Advice::DontNeed);
+            }
+        }
     }
 
     /// Removes all blobs that are neither in `live` nor held.

@@ -296,8 +296,17 @@ impl Images {
     /// [`Self::changing`], so that no image is written down meanwhile.
     fn collect(&self) -> Result<Vec<Arc<Layer>>> {
         let (layers, blobs) = self.live();
-        let removed = self.0.layers.collect(&layers)?;
-        self.collect_blobs(blobs)?;
+        let (removed, trash) = self.0.layers.take_out(&layers)?;
+        // A large file takes the kernel a while, and these are two sets of them.
+        std::thread::scope(|scope| {
+            let layers = scope.spawn(|| self.0.layers.remove_trash(&trash));
+            let of_blobs = self.collect_blobs(blobs);
+            let of_layers = layers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            of_layers.and(of_blobs)
+        })?;
+        if !removed.is_empty() {
+            self.0.layers.commit_removals()?;
+        }
         Ok(removed)
     }
 

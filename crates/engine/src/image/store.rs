@@ -150,6 +150,8 @@ impl Images {
             _ => {
                 let image = config::load_image(digest, record, &inner.blobs, &inner.layers)?;
                 inner.layers.sync()?;
+                let layers = image.layers.iter().filter_map(|layer| inner.layers.get(*layer));
+                inner.blobs.forget_contents(layers.map(|layer| layer.blob.digest));
                 inner.store.write_record(digest, &image.record)?;
                 let image = Arc::new(image);
                 self.state().images.insert(digest, image.clone());

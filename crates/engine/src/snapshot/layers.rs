@@ -261,27 +261,41 @@ impl Layers {
         self.state().owners.remove(owner);
     }
 
-    /// Removes the layers that are neither in `live` nor used nor held; topmost first. Blocks.
+    /// Removes what was taken out. Blocks.
     ///
     /// # Errors
     /// A directory that cannot be removed. Its layer is gone all the same; the rest is swept at the next
     /// start.
-    pub(crate) fn collect(&self, live: &HashSet<LayerId>) -> Result<Vec<Arc<Layer>>> {
-        let (removed, trash) = self.take_out(live)?;
+    pub(crate) fn remove_trash(&self, trash: &[PathBuf]) -> Result<()> {
         for path in trash {
-            tree::remove_tree(&path).context(|| format!("remove {}", path.display()))?;
+            tree::remove_tree(path).context(|| format!("remove {}", path.display()))?;
         }
+        Ok(())
+    }
+
+    /// Has the file system commit what was removed: with that, and not before, it gives the blocks back to a machine's disk, and the
+    /// disk to the host.
+    pub(crate) fn commit_removals(&self) -> Result<()> {
+        let directory = &self.0.directory;
+        store::sync_directory(directory).context(|| format!("sync {}", directory.display()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn collect(&self, live: &HashSet<LayerId>) -> Result<Vec<Arc<Layer>>> {
+        let (removed, trash) = self.take_out(live)?;
+        self.remove_trash(&trash)?;
         Ok(removed)
     }
 
-    /// [`Layers::collect`] that does not wait for the disk.
+    /// Removes the layers that are neither in `live` nor used nor held, without waiting for the disk.
     pub(crate) fn collect_later(&self, live: &HashSet<LayerId>) -> Result<()> {
         let (_, trash) = self.take_out(live)?;
         tree::remove_later(trash).context(|| "remove what is not used".to_owned())
     }
 
-    /// Takes layers that nobody needs out of their places: what they were, and where their files are.
-    fn take_out(&self, live: &HashSet<LayerId>) -> Result<(Vec<Arc<Layer>>, Vec<PathBuf>)> {
+    /// Takes layers that are neither in `live` nor used nor held out of their places: what they were, topmost first, and
+    /// where their files are.
+    pub(crate) fn take_out(&self, live: &HashSet<LayerId>) -> Result<(Vec<Arc<Layer>>, Vec<PathBuf>)> {
         let mut removed = Vec::new();
         let mut trash = Vec::new();
         {
