@@ -2,6 +2,8 @@
 //!
 //! A case is named `<engine>::<module>::<case>`; see `docs/testing.md`.
 
+/// The desktop app.
+mod app;
 /// Booting a machine, and what is in it.
 mod boot;
 /// The `coracle` command.
@@ -31,7 +33,8 @@ fn main() -> ExitCode {
         }
     };
 
-    let modules = docker::modules().into_iter().chain(boot::modules()).chain(coracle::modules());
+    let modules =
+        docker::modules().into_iter().chain(boot::modules()).chain(coracle::modules()).chain(app::modules());
     let mut trials = Vec::new();
     for (module, cases) in modules {
         trials.extend(case::trials(module, &cases, &wanted, required));

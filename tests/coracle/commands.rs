@@ -18,6 +18,7 @@ cases! {
     logs.on(&[Kind::Machine]),
     doctor.on(&[Kind::Machine]),
     config.on(&[Kind::Machine]),
+    changed_settings_need_a_restart.on(&[Kind::Machine]).alone().bare(),
     foreground.on(&[Kind::Machine]).alone().bare(),
     help.on(&[Kind::Machine]),
 }
@@ -33,6 +34,12 @@ fn status(t: &Target) -> Outcome {
     ensure!(status["accelerator_reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{status}");
     ensure!(status["ready_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{status}");
     ensure_eq!(status["guest"]["stage"]["stage"], "ready");
+    let figures = &status["guest"]["figures"];
+    let figure = |name: &str| figures[name].as_u64().unwrap_or(0);
+    ensure!(figure("cpu_busy_ms") > 0, "{status}");
+    ensure!(figure("memory_total_bytes") > figure("memory_available_bytes"), "{status}");
+    ensure!((7 << 30..9 << 30).contains(&figure("disk_total_bytes")), "{status}");
+    ensure!((1..figure("disk_total_bytes")).contains(&figure("disk_free_bytes")), "{status}");
     let text = machine.ok(["status"])?;
     ensure!(text.contains("running") && text.contains(&*machine.socket().to_string_lossy()), "{text}");
     Ok(())
@@ -115,6 +122,26 @@ fn config(t: &Target) -> Outcome {
     ensure_eq!(machine.ok(["config", "get", "cpus"])?, "2");
     let unknown = machine.coracle(["config", "get", "colour"]).output()?;
     ensure!(unknown.code() != 0 && unknown.stderr().contains("colour"), "{unknown}");
+    Ok(())
+}
+
+/// Settings that were changed while the machine runs hold after `restart --json`, which tells its steps.
+fn changed_settings_need_a_restart(t: &Target) -> Outcome {
+    let machine = t.machine()?;
+    let needed = |text: String| {
+        Ok::<_, anyhow::Error>(serde_json::from_str::<Value>(&text)?["restart_needed"].clone())
+    };
+    ensure_eq!(needed(machine.ok(["config", "get", "--json"])?)?, false);
+    ensure_eq!(needed(machine.ok(["config", "set", "--json", "memory", "1280M"])?)?, true);
+    ensure_eq!(needed(machine.ok(["config", "set", "--json", "memory", "1G"])?)?, false);
+    ensure_eq!(needed(machine.ok(["config", "set", "--json", "memory", "1280M"])?)?, true);
+    let said = machine.coracle(["restart", "--json"]).timeout(Duration::from_secs(600)).output()?.text()?;
+    let answers = said.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    let told = |answer: &str| answers.iter().filter(|line| line["answer"] == answer).count();
+    ensure!(told("progress") > 1 && told("done") == 1 && told("failed") == 0, "{said}");
+    ensure_eq!(answers.last().context("no answer")?["answer"], "done");
+    ensure_eq!(machine.status()?["memory_mib"], 1280);
+    ensure_eq!(needed(machine.ok(["config", "get", "--json"])?)?, false);
     Ok(())
 }
 

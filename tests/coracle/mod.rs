@@ -3,6 +3,7 @@ use tests::case::Case;
 mod commands;
 mod crash;
 mod disk;
+mod for_programs;
 mod life;
 mod refusals;
 mod unprivileged;
@@ -13,6 +14,7 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("commands", commands::cases()),
         ("crash", crash::cases()),
         ("disk", disk::cases()),
+        ("for_programs", for_programs::cases()),
         ("life", life::cases()),
         ("refusals", refusals::cases()),
         ("unprivileged", unprivileged::cases()),

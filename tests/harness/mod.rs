@@ -1,10 +1,14 @@
 //! What the cases are written with: engines in private namespaces, the real `docker` command line, a small HTTP
 //! client, hand-made images, a registry. It knows binaries and sockets, and nothing of how Coracle is written.
 
+/// The desktop app on a desktop.
+pub mod app;
 /// Tar archives: root file systems, images, hostile ones.
 pub mod archive;
 /// What a case is, and how it is run.
 pub mod case;
+/// A display's windows.
+pub mod display;
 /// The engines under test: ours on this Linux, ours in a machine, and dockerd.
 pub mod engine;
 /// HTTP by hand.
@@ -33,5 +37,7 @@ pub mod registry;
 pub mod roles;
 /// What a case gets: an engine, a client for it, names of its own.
 pub mod target;
+/// A desktop's tray.
+pub mod tray;
 /// Waiting.
 pub mod wait;

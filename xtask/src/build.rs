@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::image::{self, Image};
 use crate::terminal::say;
-use crate::{command, paths, setup};
+use crate::{app, command, paths, setup};
 
 /// The target that the guest's program is built for. Named even where it is the host's own: with `--target`, the
 /// static flags reach the program and spare build scripts and procedural macros, which cannot be static.
@@ -30,13 +30,25 @@ pub(crate) struct Product {
     pub(crate) image: Image,
 }
 
+/// What may be said after `cargo xtask build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Build the desktop app, too
+    #[arg(long)]
+    app: bool,
+}
+
 /// Runs `cargo xtask build`.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
     let product = product()?;
+    let app = if args.app { Some(app::app()?) } else { None };
     say(format_args!("host program:  {}", product.coracle.display()));
     say(format_args!("guest program: {}", product.agent.display()));
     say(format_args!("guest image:   {}", product.image.folder.display()));
+    if let Some(app) = app {
+        say(format_args!("desktop app:   {}", app.display()));
+    }
     Ok(())
 }
 
@@ -75,7 +87,7 @@ pub(crate) fn guest_cargo(subcommand: &str) -> Command {
 }
 
 /// Puts a finished program into `target/coracle/bin`; one that runs keeps its old file.
-fn install(program: &std::path::Path) -> Result<PathBuf> {
+pub(crate) fn install(program: &std::path::Path) -> Result<PathBuf> {
     let folder = paths::product().join("bin");
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let name = program.file_name().with_context(|| format!("{} has no name", program.display()))?;

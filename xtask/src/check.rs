@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 
 use crate::build::cargo;
 use crate::terminal::{complain, say};
-use crate::{command, setup};
+use crate::{app, command, setup};
 
 mod api;
 mod dependencies;
@@ -38,6 +38,7 @@ const PARTS: &[(&str, Part)] = &[
     ("dependencies between crates", dependencies::check),
     ("lints", lints),
     ("documentation", documentation),
+    ("the interface", app::check_interface),
 ];
 
 fn formatting() -> Result<()> {

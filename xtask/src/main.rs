@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod app;
 mod bench;
 mod build;
 mod check;
@@ -14,6 +15,7 @@ mod command;
 mod debian;
 mod demo;
 mod digest;
+mod dist;
 mod docker_py;
 mod file_servers;
 mod fuzz;
@@ -45,7 +47,9 @@ enum Task {
     /// Build the guest's kernel and root file system
     Image,
     /// Build the product, release mode, into target/coracle
-    Build,
+    Build(build::Args),
+    /// Make a Debian package of the product with the desktop app
+    Dist(dist::Args),
     /// Check formatting, lints, style rules and documentation
     Check,
     /// Run every test
@@ -62,7 +66,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Setup(args) => setup::run(&args),
         Task::Image => image::run(),
-        Task::Build => build::run(),
+        Task::Build(args) => build::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Check => check::run(),
         Task::Test(args) => test::run(args),
         Task::Fuzz(args) => fuzz::run(&args),

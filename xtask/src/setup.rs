@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::debian::{self, Suite};
 use crate::terminal::{Stage, say};
-use crate::{command, paths};
+use crate::{app, command, paths};
 
 /// What may be said after `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +55,14 @@ const PACKAGES: &[Package] = &[
     package("ca-certificates", "lets the guest trust public registries"),
     // Running a machine.
     package("qemu-system-x86", "runs the guest where hardware virtualisation is missing"),
+    // The desktop app.
+    package("libwebkit2gtk-4.1-dev", "the app's window"),
+    package("libayatana-appindicator3-dev", "the app's icon in the tray"),
+    // Tests of the app.
+    package("xvfb", "a display for the app in tests"),
+    package("webkit2gtk-driver", "drives the app's window in tests"),
+    package("dbus", "a session bus for the app in tests"),
+    package("chromium", "runs the interface's tests in a browser"),
     // Tests.
     package("iproute2", "private networks in tests"),
     package("iptables", "dockerd, which the tests compare with, needs it"),
@@ -63,6 +71,13 @@ const PACKAGES: &[Package] = &[
     package("openssh-client", "an ssh-agent for the tests, and a program that asks it"),
     package("inotify-tools", "watches files in a container of the tests and of the demo"),
     package("util-linux", "private namespaces in tests"),
+];
+
+/// For the interface's build, where no Node.js was installed by other means: Debian's may be too old, which the build
+/// says then.
+const NODE: &[Package] = &[
+    package("nodejs", "builds the app's interface"),
+    package("npm", "fetches what the app's interface is made of"),
 ];
 
 /// The oldest major version of the docker client that the tests are written for.
@@ -141,6 +156,7 @@ fn parse_docker_major(printed: &str) -> Option<u32> {
 }
 
 fn missing_packages() -> Result<Vec<&'static Package>> {
+    let node = if app::has_node() { &[] } else { NODE };
     if command::find("dpkg-query").is_none() {
         let names: Vec<&str> = PACKAGES.iter().map(|package| package.name).collect();
         bail!(
@@ -151,11 +167,15 @@ fn missing_packages() -> Result<Vec<&'static Package>> {
     // Its exit status is 1 when it does not know one of the names, which is no error here.
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Abbrev}\n"])
-        .args(PACKAGES.iter().map(|package| package.name))
+        .args(PACKAGES.iter().chain(node).map(|package| package.name))
         .output()
         .context("starting dpkg-query")?;
     let installed = installed_names(&String::from_utf8_lossy(&output.stdout));
-    Ok(PACKAGES.iter().filter(|package| !installed.iter().any(|name| name == package.name)).collect())
+    Ok(PACKAGES
+        .iter()
+        .chain(node)
+        .filter(|package| !installed.iter().any(|name| name == package.name))
+        .collect())
 }
 
 /// The names that dpkg reports as installed (`ii`), and not merely as known.

@@ -1,8 +1,9 @@
-//! `cargo xtask test`: every test, from a cold clone. Three levels, each a command of its own:
+//! `cargo xtask test`: every test, from a cold clone. Levels, each a command of its own:
 //!
 //! 1. unit tests, beside the code that they test;
 //! 2. the engine on this Linux, in private namespaces, without a VM;
-//! 3. the whole product: a machine, and the real `docker` client.
+//! 3. the whole product: a machine, and the real `docker` client;
+//! 5. the desktop app: its interface in a browser, its shell, and both together in front of a real engine.
 //!
 //! The cases of levels 2 and 3 also run against Docker's own engine, which proves the cases.
 
@@ -12,19 +13,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::terminal::{complain, duration, say};
-use crate::{build, check, command, docker_py, peer, setup};
+use crate::{app, build, check, command, docker_py, peer, setup};
 
 /// What may be said after `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this level: 1 unit tests, 2 the engine on this Linux, 3 the product with a machine
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=3))]
+    /// Only this level: 1 unit tests, 2 the engine on this Linux, 3 the product with a machine, 5 the desktop app
+    #[arg(long, value_parser = level)]
     level: Option<u8>,
     /// Run the cases of levels 2 and 3 against another engine instead
     #[arg(long, value_enum, conflicts_with = "level")]
     against: Option<Peer>,
     /// Only tests whose name contains this
     filter: Option<String>,
+}
+
+fn level(text: &str) -> Result<u8, String> {
+    let level = text.parse().ok().filter(|level| [1, 2, 3, 5].contains(level));
+    level.ok_or_else(|| "the levels are 1, 2, 3 and 5".to_owned())
 }
 
 /// An engine that is not ours.
@@ -44,7 +50,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut stages: Vec<Stage<'_>> = vec![("setup", Box::new(setup::ensure))];
     if args.against.is_some() {
         stages.push(("other people's programs", Box::new(others_programs)));
-        stages.push(("cases against dockerd", Box::new(move || cases("dockerd", filter))));
+        stages.push(("cases against dockerd", Box::new(move || cases("dockerd", Whose::Engines, filter))));
         return run_all(&stages);
     }
     if args.level.is_none() && filter.is_none() {
@@ -64,10 +70,28 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     if args.level.is_none_or(|level| level == 2) {
         stages.push(("level 2, the container runtime", Box::new(move || runtime(filter))));
-        stages.push(("level 2, the engine on this Linux", Box::new(move || cases("native", filter))));
+        stages.push((
+            "level 2, the engine on this Linux",
+            Box::new(move || cases("native", Whose::Engines, filter)),
+        ));
     }
     if args.level.is_none_or(|level| level == 3) {
-        stages.push(("level 3, the product with a machine", Box::new(move || cases("machine", filter))));
+        stages.push((
+            "level 3, the product with a machine",
+            Box::new(move || cases("machine", Whose::Engines, filter)),
+        ));
+    }
+    if args.level.is_none_or(|level| level == 5) {
+        stages.push(("level 5, the interface", Box::new(move || app::test_interface(filter))));
+        stages.push(("level 5, building the app", Box::new(|| app::app().map(drop))));
+        stages.push((
+            "level 5, the shell",
+            Box::new(move || unit_tests(build::cargo("test"), &["coracle-app"], filter)),
+        ));
+        stages.push((
+            "level 5, the app in front of an engine",
+            Box::new(move || cases("native", Whose::Apps, filter)),
+        ));
     }
     run_all(&stages)
 }
@@ -128,11 +152,29 @@ fn others_programs() -> Result<()> {
     Ok(())
 }
 
+/// Cases of one program: those of the app are in a module of this name.
+const APP: &str = "::app::";
+
+/// What is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Engines,
+    Apps,
+}
+
 /// Runs the cases of one engine, which must be there.
-fn cases(engine: &str, filter: Option<&str>) -> Result<()> {
+fn cases(engine: &str, whose: Whose, filter: Option<&str>) -> Result<()> {
     let peer = peer::ensure()?;
     let mut cargo = build::cargo("test");
-    cargo.args(["--release", "--package", "tests", "--test", "coracle", "--"]).args(filter);
+    cargo.args(["--release", "--package", "tests", "--test", "coracle", "--"]);
+    match whose {
+        Whose::Engines => cargo.args(["--skip", APP]).args(filter),
+        // A filter is part of a name; one that names the module itself is a longer one.
+        Whose::Apps => cargo.arg(filter.filter(|filter| filter.contains(APP)).unwrap_or(APP)),
+    };
+    if whose == Whose::Apps {
+        cargo.env("CORACLE_DRIVER", app::driver()?);
+    }
     cargo.env("CORACLE_PEER", &peer.folder).env("CORACLE_DOCKER_PY", docker_py::ensure()?);
     command::run(cargo.env("CORACLE_ENGINES", engine))
 }

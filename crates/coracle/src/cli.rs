@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 use vmm::Accel;
 
@@ -63,6 +65,10 @@ pub(crate) enum Verb {
     ///
     /// Exits with 1 if something that is needed is missing.
     Doctor(Doctor),
+    /// Show which engine `docker` uses, or make it use a machine
+    DockerContext(DockerContext),
+    /// Open the desktop app
+    App(App),
     #[command(name = launch::COMMAND, hide = true)]
     MachineProcess(Start),
     #[command(name = file_server::COMMAND, hide = true)]
@@ -130,6 +136,9 @@ pub(crate) struct Start {
     /// Stay, and stop the machine at Ctrl-C or when this command is ended
     #[arg(long)]
     pub(crate) foreground: bool,
+    /// Print each step and how it ended as a line of JSON
+    #[arg(long, conflicts_with = "foreground")]
+    pub(crate) json: bool,
 }
 
 impl Start {
@@ -155,6 +164,9 @@ pub(crate) struct Stop {
     pub(crate) machine: Machine,
     #[command(flatten)]
     pub(crate) timeout: StopTimeout,
+    /// Print each step and how it ended as a line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -165,6 +177,9 @@ pub(crate) struct Restart {
     pub(crate) timeout: StopTimeout,
     #[command(flatten)]
     pub(crate) choices: Choices,
+    /// Print each step and how it ended as a line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -230,16 +245,37 @@ pub(crate) enum ConfigAction {
         key: Option<String>,
         #[command(flatten)]
         machine: Machine,
+        /// Print all keys as JSON: what is chosen and what holds, and whether a restart is needed
+        #[arg(long, conflicts_with = "key")]
+        json: bool,
     },
-    /// Change a value, from the next start on
+    /// Change values, from the next start on: all of them or, if one is refused, none
+    ///
+    /// Keys and their values:
+    ///   cpus, memory, disk, accel  as the options of `coracle start`
+    ///   shares                     folders of the host that containers can mount, as in /home/me,/data:ro, or none
+    ///   http-proxy, https-proxy,   how images are pulled, as the environment variable has it; "none" for no proxy
+    ///   no-proxy                   [default: as the environment of `coracle start` says]
+    ///   container-proxy            whether containers find the proxies in their environment [default: false]
+    #[command(verbatim_doc_comment)]
     Set {
-        /// cpus, memory, disk, accel: as the options of `coracle start`;
-        /// shares: folders of the host that containers can mount, as in /home/me,/data:ro, or none;
-        /// http-proxy, https-proxy, no-proxy: how images are pulled [default: as the environment of `coracle start` says];
-        /// container-proxy: whether containers find the proxies in their environment [default: false]
-        key: String,
-        /// A value, as the option or the environment variable of the same name has it; "none" for no proxy
-        value: String,
+        /// A key and its value; more of them may follow
+        #[arg(value_names = ["KEY", "VALUE"], num_args = 2.., required_unless_present = "unset")]
+        pairs: Vec<String>,
+        /// Back to the default for this key, in the same change; can be repeated
+        #[arg(long, value_name = "KEY")]
+        unset: Vec<String>,
+        #[command(flatten)]
+        machine: Machine,
+        /// Print what `coracle config get --json` would say then, or what is refused
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go back to the defaults, from the next start on
+    Unset {
+        /// As `coracle config get` lists them
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
         #[command(flatten)]
         machine: Machine,
     },
@@ -254,9 +290,34 @@ pub(crate) enum ConfigAction {
 pub(crate) struct Doctor {
     #[command(flatten)]
     pub(crate) machine: Machine,
-    /// Print a JSON array
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write what a report of a problem should hold (logs, versions, settings, no secrets) to a tar.gz file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Show what `--bundle` would write, and write nothing
+    #[arg(long, conflicts_with = "bundle")]
+    pub(crate) bundle_preview: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DockerContext {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Make `docker` use this machine
+    #[arg(long)]
+    pub(crate) select: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct App {
+    /// What to show, as in coracle://containers
+    #[arg(value_name = "LINK")]
+    pub(crate) link: Option<String>,
 }
 
 /// Whose volumes.
@@ -319,6 +380,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_keys_are_set_and_unset_at_once() {
+        let line = ["coracle", "config", "set", "cpus", "2", "memory", "4G", "--unset", "disk"];
+        let Verb::Config(config) = Cli::try_parse_from(line).unwrap().verb else { panic!() };
+        let Some(ConfigAction::Set { pairs, unset, .. }) = config.action else { panic!() };
+        assert_eq!(
+            (pairs, unset),
+            (["cpus", "2", "memory", "4G"].map(str::to_owned).to_vec(), vec!["disk".to_owned()])
+        );
+        assert!(Cli::try_parse_from(["coracle", "config", "set", "--unset", "disk"]).is_ok());
+        for line in [&["coracle", "config", "set"][..], &["coracle", "config", "set", "cpus"]] {
+            assert!(Cli::try_parse_from(line).is_err(), "{line:?}");
+        }
     }
 
     #[test]

@@ -98,6 +98,21 @@ impl DockerConfig {
         Ok(Selection::Selected)
     }
 
+    /// Selects the context of a machine, whatever was selected before.
+    pub(crate) fn select(&self, machine: &MachineDir) -> Result<()> {
+        let mut config = self.read_config()?;
+        config.insert("currentContext".to_owned(), Value::String(context_name(machine.name())));
+        self.write_config(&config)
+    }
+
+    /// What `docker` uses when nothing is said on its command line.
+    pub(crate) fn in_use(&self) -> Result<Use> {
+        let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let config = self.read_config()?;
+        let selected = config.get("currentContext").and_then(Value::as_str).unwrap_or_default();
+        Ok(Use::of(set("DOCKER_HOST"), set("DOCKER_CONTEXT"), selected))
+    }
+
     /// Removes the context of a machine, and its selection. A context of that name that leads
     /// elsewhere is somebody else's and stays.
     pub(crate) fn remove_context(&self, machine: &MachineDir) -> Result<()> {
@@ -177,6 +192,29 @@ impl DockerConfig {
             write_atomically(&path, &text, mode)
         };
         write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// What `docker` uses, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// A context's name or, of `DOCKER_HOST`, an address.
+    pub(crate) current: String,
+    /// The environment variable that says so; else the docker CLI's configuration does.
+    pub(crate) variable: Option<&'static str>,
+}
+
+impl Use {
+    /// The variables win over the file, in this order.
+    fn of(docker_host: Option<String>, docker_context: Option<String>, selected: &str) -> Use {
+        match (docker_host, docker_context) {
+            (Some(host), _) => Use { current: host, variable: Some("DOCKER_HOST") },
+            (None, Some(context)) => Use { current: context, variable: Some("DOCKER_CONTEXT") },
+            (None, None) => {
+                let current = if selected.is_empty() { "default" } else { selected };
+                Use { current: current.to_owned(), variable: None }
+            }
+        }
     }
 }
 
@@ -263,6 +301,29 @@ mod tests {
         ] {
             assert!(matches!(with(text, other), Selection::LeftAlone { .. }), "{text}");
             assert_eq!(fs::read_to_string(fixture.docker.config_file()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn it_is_selected_over_another_when_the_user_asks() {
+        let fixture = fixture();
+        fs::create_dir(&fixture.docker.0).unwrap();
+        fs::write(fixture.docker.config_file(), r#"{"currentContext": "colima", "auths": {}}"#).unwrap();
+        fixture.docker.select(&fixture.machine).unwrap();
+        assert_eq!(config(&fixture), json!({"currentContext": "coracle", "auths": {}}));
+    }
+
+    #[test]
+    fn the_environment_decides_before_the_file() {
+        let word = |text: &str| Some(text.to_owned());
+        for (host, context, selected, expected) in [
+            (word("tcp://x"), word("y"), "z", ("tcp://x", Some("DOCKER_HOST"))),
+            (None, word("y"), "z", ("y", Some("DOCKER_CONTEXT"))),
+            (None, None, "z", ("z", None)),
+            (None, None, "", ("default", None)),
+        ] {
+            let used = Use::of(host, context, selected);
+            assert_eq!((&*used.current, used.variable), expected);
         }
     }
 

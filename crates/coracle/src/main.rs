@@ -10,6 +10,8 @@
 mod cli;
 /// Talking to a machine process.
 mod control;
+/// What a report of a problem should hold.
+mod diagnostics;
 /// The docker CLI's contexts.
 mod docker_context;
 /// Requests to an engine.
@@ -44,11 +46,13 @@ fn main() -> ExitCode {
         Verb::Config(args) => verbs::config::run(args),
         Verb::Volume(verb) => verbs::volume::run(verb),
         Verb::Doctor(args) => verbs::doctor::run(&args),
+        Verb::DockerContext(args) => verbs::docker_context::run(&args),
+        Verb::App(args) => verbs::app::run(&args),
         Verb::MachineProcess(args) => machine::process::run(args.orders()),
         Verb::FileServer(args) => machine::file_server::run(&args.shares()),
     };
     result.unwrap_or_else(|error| {
         terminal::tell(format_args!("coracle: {error:#}"));
-        ExitCode::FAILURE
+        terminal::exit_code(&error)
     })
 }

@@ -3,8 +3,76 @@
 use std::{
     fmt::{self, Display},
     io::{self, IsTerminal, Write},
+    process::ExitCode,
     time::{Duration, Instant},
 };
+
+use anyhow::Result;
+use wire::app::Response;
+
+/// Who reads what a command that takes seconds says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Person,
+    /// Lines of [`Response`] on standard output, and nothing else.
+    Program,
+}
+
+impl Reader {
+    pub(crate) fn of(json: bool) -> Reader {
+        if json { Reader::Program } else { Reader::Person }
+    }
+
+    /// A line for a person alone.
+    pub(crate) fn say(self, line: impl Display) {
+        if self == Reader::Person {
+            say(line);
+        }
+    }
+
+    /// Something that should be known, and fails nothing.
+    pub(crate) fn note(self, note: impl Display) {
+        match self {
+            Reader::Person => tell(format_args!("coracle: {note}")),
+            Reader::Program => answer(&Response::Notice { message: note.to_string() }),
+        }
+    }
+
+    /// Tells a program how the command ended. A person is told of an error where every command's errors are.
+    pub(crate) fn conclude(self, result: Result<ExitCode>) -> Result<ExitCode> {
+        match (self, result) {
+            (Reader::Program, Ok(code)) => {
+                answer(&Response::Done);
+                Ok(code)
+            }
+            (Reader::Program, Err(error)) => {
+                answer(&Response::Failed { message: format!("{error:#}") });
+                Ok(exit_code(&error))
+            }
+            (Reader::Person, result) => result,
+        }
+    }
+}
+
+/// Ctrl-C, before the command was done; what that left behind.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Interrupted(pub(crate) &'static str);
+
+impl Interrupted {
+    /// As a shell reports a command that Ctrl-C ended.
+    pub(crate) const CODE: u8 = 130;
+}
+
+/// What a command that failed exits with.
+pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Interrupted>() { ExitCode::from(Interrupted::CODE) } else { ExitCode::FAILURE }
+}
+
+fn answer(response: &Response) {
+    // A reader that went away has seen what it wanted.
+    let _ = wire::line::write(io::stdout().lock(), response);
+}
 
 /// Writes a line to standard output. A reader that went away has seen what it wanted.
 pub(crate) fn say(line: impl Display) {
@@ -30,25 +98,29 @@ pub(crate) struct Progress {
     step: String,
     /// When the step began, until it has its line, where lines stay.
     unsaid: Option<Instant>,
+    reader: Reader,
     terminal: bool,
 }
 
 impl Progress {
-    pub(crate) fn begin() -> Progress {
+    pub(crate) fn begin(reader: Reader) -> Progress {
         // A terminal that cannot move its cursor gets lines.
         let capable = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
         Progress {
             begin: Instant::now(),
             step: String::new(),
             unsaid: None,
-            terminal: capable && io::stderr().is_terminal(),
+            reader,
+            terminal: reader == Reader::Person && capable && io::stderr().is_terminal(),
         }
     }
 
     /// Shows what is being done now.
     pub(crate) fn step(&mut self, step: &str) {
         step.clone_into(&mut self.step);
-        if self.terminal {
+        if self.reader == Reader::Program {
+            answer(&Response::Progress { message: step.to_owned() });
+        } else if self.terminal {
             self.draw();
         } else {
             self.unsaid = Some(Instant::now());
@@ -70,7 +142,7 @@ impl Progress {
     /// A line that stays, above the one that changes.
     pub(crate) fn note(&mut self, note: &str) {
         self.clear();
-        tell(note);
+        self.reader.note(note);
         self.tick();
     }
 

@@ -2,8 +2,11 @@
 //!
 //! A client connects and sends one `Request` line. The machine process answers with `Response`
 //! lines; `Progress` and `Notice` may come any number of times, and every other answer ends the exchange —
-//! except that `Request::Shell`, once answered with `Response::Done`, goes on as
-//! [`crate::frame`]s, carried through to the guest.
+//! except that `Request::Watch` is answered by any number of `Response::Status`, and that
+//! `Request::Shell`, once answered with `Response::Done`, goes on as [`crate::frame`]s, carried through to
+//! the guest.
+//!
+//! `coracle start --json` and its like print the same `Response` lines.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +18,9 @@ use crate::guest;
 pub enum Request {
     /// Answered by [`Response::Status`].
     Status,
+    /// Answered by [`Response::Status`] now and whenever the machine's state or the guest's stage changes, until the
+    /// machine process ends. The guest is not asked: its account is the last that came by itself.
+    Watch,
     /// Answered by [`Response::Done`] once `docker version` would succeed; progress until then.
     WaitReady,
     /// Powers the machine off cleanly; [`Response::Done`] when it is off.

@@ -69,6 +69,22 @@ pub struct State {
     pub uptime_ms: u64,
     /// How often the engine was started again after it crashed.
     pub engine_restarts: u32,
+    /// How busy the guest is; in answers to [`Request::State`] alone, once the data disk is mounted.
+    #[serde(default)]
+    pub figures: Option<Figures>,
+}
+
+/// How busy the guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Milliseconds for which CPUs were busy since the guest started, all together.
+    pub cpu_busy_ms: u64,
+    pub memory_total_bytes: u64,
+    /// What programs could still have, with caches given up.
+    pub memory_available_bytes: u64,
+    /// Of the data disk's file system.
+    pub disk_total_bytes: u64,
+    pub disk_free_bytes: u64,
 }
 
 /// The guest's life, in order.

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use wire::frame::Frame;
-use wire::guest::{Request, Response, Shell, Stage};
+use wire::guest::{Request, Response, Shell, Stage, State};
 use wire::{line, vsock};
 
 use super::state::Enough;
 use super::stream::{Stream, VsockListener};
-use super::{Machine, clock, shell};
+use super::{Machine, clock, figures, shell};
 
 /// Connections served at once, and how many of them may be shells: a host that leaves shells open must
 /// still be able to power off.
@@ -84,7 +84,14 @@ fn serve(stream: &Stream, machine: &Machine, shells: &Arc<Slots>) -> io::Result<
         Err(error) => return line::write(stream, &failed(format!("not a request: {error}"))),
     };
     match request {
-        Request::State => line::write(stream, &Response::State(machine.state.state())),
+        Request::State => {
+            let state = machine.state.state();
+            // Before, there is no data disk to speak of.
+            let mounted = matches!(state.stage, Stage::StartingEngine | Stage::Ready);
+            // Read outside the state's lock: a file system that hangs must hold up this answer alone.
+            let state = State { figures: mounted.then(figures::now).flatten(), ..state };
+            line::write(stream, &Response::State(state))
+        }
         Request::WaitReady => {
             let last = |stage: &Stage| matches!(stage, Stage::Ready | Stage::Failed { .. });
             follow(stream, machine, last).map(drop)
@@ -180,7 +187,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use wire::frame::Frame;
-    use wire::guest::State;
 
     use super::super::testing::{isolated, with_reaper};
     use super::*;

@@ -24,6 +24,8 @@ mod disk;
 mod engine_log;
 /// The engine's process.
 mod engine_process;
+/// How busy the guest is.
+mod figures;
 /// Making the data disk's file system.
 mod format;
 /// What the host's user has chosen.

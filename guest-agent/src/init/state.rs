@@ -127,6 +127,7 @@ impl StateWatch {
             kernel: self.kernel.clone(),
             uptime_ms: uptime_ms(),
             engine_restarts: inner.engine_restarts,
+            figures: None,
         };
         (inner.version, state)
     }

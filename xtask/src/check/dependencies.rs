@@ -16,6 +16,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["wire"]),
     ("coracle-agent", &["engine", "wire"]),
     ("coracle", &["fileserver", "usernet", "vmm", "wire"]),
+    // Links neither the virtual machine nor the engine: it starts `coracle` and talks to sockets.
+    ("coracle-app", &["wire"]),
     // These two drive finished programs over their sockets and command lines.
     ("tests", &[]),
     ("xtask", &[]),

@@ -1,11 +1,12 @@
 //! Answering on `control.sock`, one request per connection, each in a thread of its own.
 
 use std::{
-    io::{self, BufReader, Write},
+    io::{self, BufReader, Read, Write},
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -98,6 +99,7 @@ fn answer(machine: &Arc<Machine>, stream: &UnixStream) -> io::Result<()> {
     };
     match request {
         Request::Status => line::write(stream, &status(machine)),
+        Request::Watch => tell_changes(machine, stream),
         Request::WaitReady => tell_until_ready(machine, stream, 0),
         Request::Stop { timeout_seconds } => {
             // Counted before the request, so that the process cannot end without an answer.
@@ -129,6 +131,45 @@ fn status(machine: &Machine) -> Response {
         }
     }
     Response::Status(Box::new(status))
+}
+
+/// Tells how the machine is, now and at every change that shows, until it is over or the client hangs up.
+fn tell_changes(machine: &Arc<Machine>, stream: &UnixStream) -> io::Result<()> {
+    let hung_up = Arc::new(AtomicBool::new(false));
+    // In a thread, for nothing else would notice: a machine may not change for days.
+    thread::Builder::new().name("watcher-end".into()).spawn({
+        let (hung_up, machine, mut stream) = (Arc::clone(&hung_up), Arc::clone(machine), stream.try_clone()?);
+        move || {
+            // A client has nothing more to say: a read that returns means that it closed its end.
+            let _ = stream.set_read_timeout(None).and_then(|()| stream.read(&mut [0]));
+            hung_up.store(true, Ordering::Release);
+            machine.board.update(|_| {});
+        }
+    })?;
+    let watcher = machine.board.watch();
+    let mut version = None;
+    let mut told = None;
+    let result = loop {
+        let view = machine.board.wait_until(|view| version.is_none_or(|version| view.version > version));
+        version = Some(view.version);
+        if hung_up.load(Ordering::Acquire) {
+            break Ok(());
+        }
+        let shows = Some((view.state, view.guest.map(|guest| (guest.stage, guest.engine_restarts))));
+        if shows != told {
+            told = shows;
+            if let Err(error) = line::write(stream, &Response::Status(Box::new(machine.status()))) {
+                break Err(error);
+            }
+        }
+        if view.outcome.is_some() {
+            break Ok(());
+        }
+    };
+    // Ends the thread above, too.
+    let _ = stream.shutdown(Shutdown::Both);
+    drop(watcher);
+    result
 }
 
 /// Tells a starter how its start goes; and in the foreground goes on until the machine has stopped.
@@ -224,10 +265,7 @@ fn shell_session(
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::Shutdown,
-        sync::mpsc::{self, Receiver},
-    };
+    use std::sync::mpsc::{self, Receiver};
 
     use wire::frame::Frame;
 
@@ -314,6 +352,40 @@ mod tests {
         let mut exchange = Exchange::open(&served.dir, &Request::WaitReady).unwrap();
         assert_eq!(exchange.next().unwrap(), Response::Notice { message: "low space".into() });
         assert!(matches!(exchange.next(), Err(ControlError::Failed(message)) if message == "no engine"));
+    }
+
+    #[test]
+    fn a_watcher_hears_of_each_change_and_leaves_its_place_when_it_hangs_up() {
+        let served = served(None);
+        let watch = || Exchange::open(&served.dir, &Request::Watch).unwrap();
+        let state = |exchange: &mut Exchange| match exchange.next() {
+            Ok(Response::Status(status)) => status.state,
+            other => panic!("{other:?}"),
+        };
+        let mut watching = watch();
+        assert_eq!(state(&mut watching), State::Starting);
+        // Not a change that shows.
+        served.machine.board.step("booting");
+        served.machine.board.update(|view| view.state = State::Running);
+        assert_eq!(state(&mut watching), State::Running);
+        // Nothing changes any more, and more come and go than there are places.
+        for _ in 0..2 * MAX_CONNECTIONS {
+            let mut short = loop {
+                let mut short = watch();
+                if let Ok(Response::Status(_)) = short.next() {
+                    break short;
+                }
+                thread::yield_now();
+            };
+            short.stream().shutdown(Shutdown::Write).unwrap();
+            assert!(matches!(short.next(), Err(ControlError::Gone(_))));
+        }
+        served.machine.board.update(|view| {
+            view.state = State::Stopped;
+            view.outcome = Some(Outcome::Stopped);
+        });
+        assert_eq!(state(&mut watching), State::Stopped);
+        assert!(matches!(watching.next(), Err(ControlError::Gone(_))));
     }
 
     #[test]

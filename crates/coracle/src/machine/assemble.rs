@@ -40,13 +40,16 @@ pub(crate) fn start(locked: &LockedHome, machine: &Machine, overrides: Config) -
     let image = GuestImage::find()?;
     let stored = Config::load(&dir.config_file())?;
     let disk_now = disk::current_size(&dir.disk_image())?;
-    let settings = stored.overridden_by(overrides.clone()).settle(&Host::this()?, disk_now)?;
+    let chosen = stored.overridden_by(overrides.clone());
+    let settings = chosen.clone().settle(&Host::this()?, disk_now)?;
     let choice = vmm::probe(settings.accel).context("no way to run the VM's CPUs")?;
     settings.shares.check()?;
     tracing::info!(?settings, "runs on {}: {}", choice.accelerator, choice.reason);
     let accelerator = Accelerator { name: choice.accelerator.to_string(), reason: choice.reason };
     // Remembered once they are known to be possible, and before anything is changed by them.
     overrides.save(&dir.config_file())?;
+    // For who wants to know whether that file has changed since.
+    chosen.save(&dir.started_config_file())?;
     machine.board.step("preparing the disk image");
     if let Some(warning) = disk::prepare(&dir.disk_image(), settings.disk)? {
         machine.board.remark(warning);

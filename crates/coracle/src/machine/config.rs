@@ -1,6 +1,6 @@
 //! `config.toml`: what the user chose for a machine. What is not in it follows the host.
 
-use std::{fs, io, path::Path};
+use std::{fmt::Display, fs, io, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,21 @@ const MIN_DISK: Size = Size::whole(GIB);
 const MAX_DISK: Size = Size::whole(64 << 40);
 /// Sparse: costs only what is used.
 const DEFAULT_DISK: Size = Size::whole(60 * GIB);
+
+/// A value that a machine cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {value}: {why}")]
+pub(crate) struct Refused {
+    pub(crate) key: &'static str,
+    value: String,
+    pub(crate) why: String,
+}
+
+impl Refused {
+    pub(crate) fn new(key: &'static str, value: impl Display, why: impl Display) -> Refused {
+        Refused { key, value: value.to_string(), why: why.to_string() }
+    }
+}
 
 /// What a machine is to be like; `None` follows the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,13 +132,41 @@ impl Config {
         }
     }
 
+    /// The same without the choice of `key`.
+    ///
+    /// # Errors
+    /// There is no such key.
+    pub(crate) fn without(mut self, key: &str) -> Result<Config> {
+        match key {
+            "cpus" => self.cpus = None,
+            "memory" => self.memory = None,
+            "disk" => self.disk = None,
+            "accel" => self.accel = None,
+            "shares" => self.shares = None,
+            "http-proxy" => self.http_proxy = None,
+            "https-proxy" => self.https_proxy = None,
+            "no-proxy" => self.no_proxy = None,
+            "container-proxy" => self.container_proxy = None,
+            _ => bail!("unknown key {key:?}; the keys are {}", KEYS.join(", ")),
+        }
+        Ok(self)
+    }
+
     /// Writes the choices made in `self` into the file, and leaves the rest of it as it is: other
     /// keys, comments, order.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        self.save_without(path, &[])
+    }
+
+    /// The same, and takes the keys in `unset` out, in one change of the file.
+    pub(crate) fn save_without(&self, path: &Path, unset: &[String]) -> Result<()> {
         let old = read(path)?;
         let mut document: DocumentMut = old.parse().map_err(|error: toml_edit::TomlError| {
             anyhow!("{}: {}", path.display(), one_line(error.message()))
         })?;
+        for key in unset {
+            document.remove(key);
+        }
         for (key, choice) in self.choices()? {
             set(&mut document, &key, choice);
         }
@@ -144,7 +187,10 @@ impl Config {
     /// A configuration in which `key` alone is chosen, as `text` says.
     pub(crate) fn of(key: &str, text: &str) -> Result<Config> {
         let mut config = Config::default();
-        let wrong = |error: &dyn std::fmt::Display| anyhow!("{key} = {text:?}: {error}");
+        let Some(key) = KEYS.into_iter().find(|known| *known == key) else {
+            bail!("unknown key {key:?}; the keys are {}", KEYS.join(", "));
+        };
+        let wrong = |error: &dyn std::fmt::Display| Refused::new(key, format!("{text:?}"), error);
         match key {
             "cpus" => config.cpus = Some(text.parse().map_err(|_| wrong(&"not a number of CPUs"))?),
             "memory" => config.memory = Some(text.parse().map_err(|error| wrong(&error))?),
@@ -157,7 +203,7 @@ impl Config {
             "container-proxy" => {
                 config.container_proxy = Some(text.parse().map_err(|_| wrong(&"neither true nor false"))?);
             }
-            _ => bail!("unknown key {key:?}; the keys are {}", KEYS.join(", ")),
+            _ => unreachable!("every key is above"),
         }
         Ok(config)
     }
@@ -181,22 +227,26 @@ impl Config {
             container_proxy: self.container_proxy.unwrap_or(false),
         };
         if !(1..=MAX_CPUS).contains(&settings.cpus) {
-            bail!("cpus = {}: a machine has 1 to {MAX_CPUS} CPUs", settings.cpus);
+            let why = format!("a machine has 1 to {MAX_CPUS} CPUs");
+            return Err(Refused::new("cpus", settings.cpus, why).into());
         }
         if settings.memory < MIN_MEMORY {
-            bail!("memory = {}: a machine needs at least {MIN_MEMORY}", settings.memory);
+            let why = format!("a machine needs at least {MIN_MEMORY}");
+            return Err(Refused::new("memory", settings.memory, why).into());
         }
         if settings.memory > host.memory {
-            bail!("memory = {}: this host has {}M in all", settings.memory, host.memory.mib());
+            let why = format!("this host has {}M in all", host.memory.mib());
+            return Err(Refused::new("memory", settings.memory, why).into());
         }
         if !(MIN_DISK..=MAX_DISK).contains(&settings.disk) {
-            bail!("disk = {}: a data disk has {MIN_DISK} to {MAX_DISK}", settings.disk);
+            let why = format!("a data disk has {MIN_DISK} to {MAX_DISK}");
+            return Err(Refused::new("disk", settings.disk, why).into());
         }
         if let Some(now) = disk_now.filter(|now| settings.disk < *now) {
-            bail!(
-                "disk = {}: the data disk has {now} already and cannot shrink; ask for {now} or more, or delete the machine and start a new one",
-                settings.disk
+            let why = format!(
+                "the data disk has {now} already and cannot shrink; ask for {now} or more, or delete the machine and start a new one"
             );
+            return Err(Refused::new("disk", settings.disk, why).into());
         }
         Ok(settings)
     }
@@ -323,6 +373,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_out_leaves_the_rest_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, "# mine\ncpus = 2 # few\naccel = \"auto\"\n").unwrap();
+        let memory = Config { memory: Some(size("4G")), ..Config::default() };
+        memory.save_without(&path, &["cpus".to_owned()]).unwrap();
+        assert_eq!(Config::load(&path).unwrap(), Config { accel: Some(Accel::Auto), ..memory });
+        assert!(Config::default().without("colour").is_err());
+    }
+
+    #[test]
+    fn every_key_can_be_taken_out() {
+        for (key, value) in KEYS.iter().zip(Config::default().settle(&HOST, None).unwrap().values()) {
+            let chosen = Config::of(key, &value).unwrap();
+            assert_ne!(chosen, Config::default(), "{key}");
+            assert_eq!(chosen.without(key).unwrap(), Config::default(), "{key}");
+        }
+    }
+
+    #[test]
     fn defaults_follow_the_host_and_an_existing_disk() {
         let settings = Config::default().settle(&HOST, None).unwrap();
         let values = ["4", "4G", "60G", "auto", "none", "none", "none", "none", "false"];
@@ -365,6 +435,7 @@ mod tests {
             assert!(error.contains(words), "{key}={text}: {error}");
         }
         assert!(Config::of("cpu", "1").unwrap_err().to_string().contains("cpus, memory, disk, accel"));
-        assert!(Config::of("cpus", "two").is_err());
+        let error = Config::of("cpus", "two").unwrap_err();
+        assert_eq!(error.downcast::<Refused>().unwrap().key, "cpus");
     }
 }

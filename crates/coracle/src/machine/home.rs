@@ -122,6 +122,11 @@ impl MachineDir {
         self.path.join("last-exit.json")
     }
 
+    /// The choices with which the machine that runs was started, as in `config.toml`.
+    pub(crate) fn started_config_file(&self) -> PathBuf {
+        self.runtime_dir().join("config.toml")
+    }
+
     /// Files that live as long as the VM.
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         self.path.join("run")

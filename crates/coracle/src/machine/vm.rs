@@ -134,6 +134,7 @@ pub(crate) mod fake {
                     kernel: "6.12".into(),
                     uptime_ms: 1,
                     engine_restarts: 0,
+                    figures: None,
                 })
             };
             let mut reader = BufReader::new(stream);

@@ -21,7 +21,7 @@ use crate::{
         log,
         size::human,
     },
-    terminal::{say, tell},
+    terminal::{Reader, say, tell},
 };
 
 /// How long containers have when a running machine is deleted: none, for they are deleted too.
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &cli::Delete) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     if running {
-        stop(&dir, STOP_SECONDS)?;
+        stop(&dir, STOP_SECONDS, Reader::Person)?;
     }
     let locked = LockedHome::take(dir.clone()).map_err(|error| match error {
         LockError::Held { .. } => {

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -13,6 +13,7 @@ use vmm::{Accel, KvmUnusable, ProbeError};
 
 use crate::{
     cli,
+    diagnostics::{self, Item},
     docker_context::{DockerConfig, context_name},
     machine::{
         config::{Config, Host},
@@ -21,6 +22,7 @@ use crate::{
         image::{self, GuestImage},
         size::{GIB, human},
     },
+    platform,
     terminal::say,
 };
 
@@ -66,7 +68,8 @@ impl Check {
 }
 
 pub(crate) fn run(args: &cli::Doctor) -> Result<ExitCode> {
-    let dir = Home::from_environment()?.machine(&args.machine.name);
+    let home = Home::from_environment()?;
+    let dir = home.machine(&args.machine.name);
     let checks = [
         accelerator(),
         virtualisation(),
@@ -79,28 +82,72 @@ pub(crate) fn run(args: &cli::Doctor) -> Result<ExitCode> {
         docker_cli(),
         docker_contexts(&dir),
     ];
-    let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail).count();
+    if args.bundle.is_some() || args.bundle_preview {
+        let found = Item { name: "doctor.txt".to_owned(), text: told(&checks) };
+        let items = diagnostics::collect(&home, &dir, vec![found]);
+        match &args.bundle {
+            Some(path) => write_bundle(path, &items, args.json)?,
+            None => show_bundle(&items, args.json)?,
+        }
+        // What was asked for is there, whatever the checks found.
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         say(serde_json::to_string_pretty(&checks)?);
     } else {
-        for check in &checks {
-            let verdict = match check.verdict {
-                Verdict::Ok => "ok  ",
-                Verdict::Warn => "warn",
-                Verdict::Fail => "FAIL",
-            };
-            say(format_args!("{verdict}  {}: {}", check.name, check.found));
-            if let Some(advice) = &check.advice {
-                say(format_args!("      → {advice}"));
-            }
-        }
-        say(match failed {
-            0 => "A machine can run here.".to_owned(),
-            1 => "A machine cannot run here until the failure above is mended.".to_owned(),
-            n => format!("A machine cannot run here until the {n} failures above are mended."),
-        });
+        say(told(&checks));
     }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The checks for a person.
+fn told(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let verdict = match check.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        text.push_str(&format!("{verdict}  {}: {}\n", check.name, check.found));
+        if let Some(advice) = &check.advice {
+            text.push_str(&format!("      → {advice}\n"));
+        }
+    }
+    text.push_str(&match checks.iter().filter(|check| check.verdict == Verdict::Fail).count() {
+        0 => "A machine can run here.".to_owned(),
+        1 => "A machine cannot run here until the failure above is mended.".to_owned(),
+        n => format!("A machine cannot run here until the {n} failures above are mended."),
+    });
+    text
+}
+
+fn write_bundle(path: &Path, items: &[Item], json: bool) -> Result<()> {
+    diagnostics::write(path, items)?;
+    if json {
+        say(
+            serde_json::json!({ "file": path, "items": items.iter().map(|item| &item.name).collect::<Vec<_>>() }),
+        );
+        return Ok(());
+    }
+    say(format_args!("{} holds, with what looks like a secret removed:", path.display()));
+    for item in items {
+        say(format_args!("  {} ({} bytes)", item.name, item.text.len()));
+    }
+    say("Look through it before you give it to others.");
+    Ok(())
+}
+
+fn show_bundle(items: &[Item], json: bool) -> Result<()> {
+    if json {
+        say(serde_json::to_string_pretty(items)?);
+        return Ok(());
+    }
+    for item in items {
+        say(format_args!("==> {} <==\n{}", item.name, item.text));
+    }
+    Ok(())
 }
 
 fn accelerator() -> Check {
@@ -138,7 +185,7 @@ fn virtualisation() -> Check {
 
 fn qemu() -> Check {
     const NAME: &str = "QEMU";
-    let Some(path) = in_path(QEMU) else {
+    let Some(path) = platform::in_path(QEMU) else {
         return Check::fail(
             NAME,
             format!("there is no {QEMU} in PATH"),
@@ -285,7 +332,7 @@ fn space(dir: &MachineDir) -> Check {
 fn docker_cli() -> Check {
     const NAME: &str = "docker CLI";
     let advice = "install it to use the machine: `sudo apt-get install docker-cli` or docker.com's packages";
-    match in_path("docker") {
+    match platform::in_path("docker") {
         None => Check::warn(NAME, "there is no docker in PATH", advice),
         Some(path) => match first_line(Command::new(&path).arg("--version")) {
             Some(version) => Check::ok(NAME, format!("{version} ({})", path.display())),
@@ -329,12 +376,6 @@ fn docker_contexts(dir: &MachineDir) -> Check {
         return Check::ok(NAME, format!("{found}; `coracle start` adds '{ours}'"));
     }
     Check::warn(NAME, found, format!("`docker context use {ours}` makes `docker` use this machine"))
-}
-
-fn in_path(program: &str) -> Option<PathBuf> {
-    let executable =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0);
-    env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(program)).find(executable)
 }
 
 fn first_line(command: &mut Command) -> Option<String> {

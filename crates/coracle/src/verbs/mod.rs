@@ -1,7 +1,9 @@
 //! What each command does.
 
+pub(crate) mod app;
 pub(crate) mod config;
 pub(crate) mod delete;
+pub(crate) mod docker_context;
 pub(crate) mod doctor;
 pub(crate) mod list;
 pub(crate) mod logs;

@@ -25,18 +25,16 @@ use crate::{
         size::{MIB, human},
     },
     platform::Signals,
-    terminal::{Progress, TICK, cpus, say, tell},
+    terminal::{Interrupted, Progress, Reader, TICK, cpus},
 };
 
-/// As a shell reports a command that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 pub(crate) fn run(args: &cli::Start) -> Result<ExitCode> {
-    start(&Home::from_environment()?, &args.orders())
+    let reader = Reader::of(args.json);
+    reader.conclude(Home::from_environment().and_then(|home| start(&home, &args.orders(), reader)))
 }
 
 /// Starts a machine and follows it until Docker answers; in the foreground until it has stopped.
-pub(crate) fn start(home: &Home, orders: &Orders) -> Result<ExitCode> {
+pub(crate) fn start(home: &Home, orders: &Orders, reader: Reader) -> Result<ExitCode> {
     let dir = home.machine(&orders.name);
     let mut launch = Launch::spawn(home, orders)?;
     let interrupted = cancel_on_signal(&launch)?;
@@ -55,27 +53,26 @@ pub(crate) fn start(home: &Home, orders: &Orders) -> Result<ExitCode> {
             let _ = answers.send(Step::Ended(launch.wait().map(|status| status.success())));
         }
     });
-    let mut progress = Progress::begin();
+    let mut progress = Progress::begin(reader);
     if let Err(error) = follow(&received, &mut progress) {
         if interrupted.load(Ordering::SeqCst) {
-            tell("coracle: the start was taken back");
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Err(Interrupted("the start was taken back").into());
         }
         return Err(error);
     }
-    summarise(&dir, &orders.overrides, progress.elapsed());
+    summarise(&dir, &orders.overrides, progress.elapsed(), reader);
     if !orders.foreground {
         return Ok(ExitCode::SUCCESS);
     }
-    say("Ctrl-C stops the machine.");
-    follow(&received, &mut Progress::begin())?;
+    reader.say("Ctrl-C stops the machine.");
+    follow(&received, &mut Progress::begin(reader))?;
     // Nothing runs any more when this returns.
     while let Ok(step) = received.recv() {
         if let Step::Ended(result) = step {
             result?;
         }
     }
-    say(format_args!("Machine '{}' is stopped.", dir.name()));
+    reader.say(format_args!("Machine '{}' is stopped.", dir.name()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,7 +113,7 @@ fn cancel_on_signal(launch: &Launch) -> Result<Arc<AtomicBool>> {
         move || {
             while signals.next().is_ok() {
                 if interrupted.swap(true, Ordering::SeqCst) {
-                    std::process::exit(INTERRUPTED.into());
+                    std::process::exit(Interrupted::CODE.into());
                 }
                 canceller.cancel();
             }
@@ -126,21 +123,26 @@ fn cancel_on_signal(launch: &Launch) -> Result<Arc<AtomicBool>> {
 }
 
 /// Says what runs now and how to use it.
-fn summarise(dir: &MachineDir, chosen: &Config, seconds: f64) {
+fn summarise(dir: &MachineDir, chosen: &Config, seconds: f64, reader: Reader) {
     let name = dir.name();
-    say(format_args!("Machine '{name}' is running; Docker answers after {seconds:.1} s."));
+    reader.say(format_args!("Machine '{name}' is running; Docker answers after {seconds:.1} s."));
     // It answered a moment ago: should it be gone, the next command says so.
     if let Ok(status) = client::status(dir) {
-        say(format_args!(
+        reader.say(format_args!(
             "  {} on {} ({})",
             cpus(status.cpus),
             status.accelerator,
             status.accelerator_reason
         ));
-        say(format_args!("  {} memory, {} disk", human(status.memory_mib * MIB), human(status.disk_bytes)));
+        reader.say(format_args!(
+            "  {} memory, {} disk",
+            human(status.memory_mib * MIB),
+            human(status.disk_bytes)
+        ));
     }
     if *chosen != Config::default() {
-        say(format_args!("  The options are kept in {} for later starts.", dir.config_file().display()));
+        reader
+            .say(format_args!("  The options are kept in {} for later starts.", dir.config_file().display()));
     }
     let context = context_name(name);
     let selection =
@@ -149,16 +151,16 @@ fn summarise(dir: &MachineDir, chosen: &Config, seconds: f64) {
             docker.select_if_free(dir)
         });
     match selection {
-        Ok(Selection::Selected) => say(format_args!("`docker` uses it now (context '{context}').")),
+        Ok(Selection::Selected) => reader.say(format_args!("`docker` uses it now (context '{context}').")),
         Ok(Selection::LeftAlone { because }) => {
-            say(format_args!(
+            reader.say(format_args!(
                 "Use it with:  docker --context {context} …   or   docker context use {context}"
             ));
-            say(format_args!("It was not selected, for {because}."));
+            reader.say(format_args!("It was not selected, for {because}."));
         }
         Err(error) => {
-            tell(format_args!("coracle: the docker context '{context}' was not set up: {error:#}"));
-            say(format_args!("Use it with:  export DOCKER_HOST={}", docker_host(dir)));
+            reader.note(format_args!("the docker context '{context}' was not set up: {error:#}"));
+            reader.say(format_args!("Use it with:  export DOCKER_HOST={}", docker_host(dir)));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use wire::{
     app::{LastExit, State, Status},
-    guest::Stage,
+    guest::{Figures, Stage},
 };
 
 use crate::{
@@ -110,6 +110,9 @@ fn table(status: &Status) -> Table {
         };
         table.row(["Engine", &format!("{engine}{restarts}")]);
         table.row(["Guest", &format!("agent {}, Linux {}", guest.agent_version, guest.kernel)]);
+        if let Some(figures) = &guest.figures {
+            table.row(["", &busy(figures, guest.uptime_ms, status.cpus)]);
+        }
     }
     table.row(["Docker", &format!("unix://{}", status.docker_socket)]);
     if !status.accelerator.is_empty() {
@@ -132,6 +135,19 @@ fn table(status: &Status) -> Table {
         table.row(["Process", &format!("{}{emulator}", status.pid)]);
     }
     table
+}
+
+/// How busy the guest is, for a person.
+fn busy(figures: &Figures, uptime_ms: u64, cpus: u8) -> String {
+    let time = u128::from(uptime_ms) * u128::from(cpus.max(1));
+    let percent = (u128::from(figures.cpu_busy_ms) * 100 + time / 2) / time.max(1);
+    format!(
+        "{} of {} memory, {} of {} disk used; CPUs busy for {percent} % of the time",
+        human(figures.memory_total_bytes.saturating_sub(figures.memory_available_bytes)),
+        human(figures.memory_total_bytes),
+        human(figures.disk_total_bytes.saturating_sub(figures.disk_free_bytes)),
+        human(figures.disk_total_bytes),
+    )
 }
 
 fn state_line(status: &Status) -> String {
@@ -178,6 +194,27 @@ mod tests {
         {
             assert_eq!(age(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn figures_are_told_as_what_is_used() {
+        let figures = Figures {
+            cpu_busy_ms: 500,
+            memory_total_bytes: 1 << 30,
+            memory_available_bytes: 1 << 29,
+            disk_total_bytes: 8 << 30,
+            disk_free_bytes: 7 << 30,
+        };
+        let text = busy(&figures, 10_000, 2);
+        assert_eq!(text, "512 MiB of 1 GiB memory, 1 GiB of 8 GiB disk used; CPUs busy for 3 % of the time");
+        // A machine that says nonsense harms nobody.
+        let nonsense = Figures {
+            memory_available_bytes: u64::MAX,
+            disk_free_bytes: u64::MAX,
+            cpu_busy_ms: u64::MAX,
+            ..figures
+        };
+        busy(&nonsense, 0, 0);
     }
 
     #[test]

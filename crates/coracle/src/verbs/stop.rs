@@ -9,24 +9,28 @@ use crate::{
     cli,
     control::client::{ControlError, Exchange},
     machine::home::{Home, MachineDir},
-    terminal::{Progress, TICK, say},
+    terminal::{Progress, Reader, TICK},
 };
 
 pub(crate) fn run(args: &cli::Stop) -> Result<ExitCode> {
-    let dir = Home::from_environment()?.machine(&args.machine.name);
-    let name = dir.name();
-    if stop(&dir, args.timeout.timeout)? {
-        say(format_args!("Machine '{name}' is stopped."));
-    } else if dir.exists() {
-        say(format_args!("Machine '{name}' is not running; nothing to do."));
-    } else {
-        say(format_args!("There is no machine '{name}'; nothing to do."));
-    }
-    Ok(ExitCode::SUCCESS)
+    let reader = Reader::of(args.json);
+    let stopping = || {
+        let dir = Home::from_environment()?.machine(&args.machine.name);
+        let name = dir.name();
+        if stop(&dir, args.timeout.timeout, reader)? {
+            reader.say(format_args!("Machine '{name}' is stopped."));
+        } else if dir.exists() {
+            reader.say(format_args!("Machine '{name}' is not running; nothing to do."));
+        } else {
+            reader.say(format_args!("There is no machine '{name}'; nothing to do."));
+        }
+        Ok(ExitCode::SUCCESS)
+    };
+    reader.conclude(stopping())
 }
 
 /// Stops a machine and waits until it is off. False if it was not running.
-pub(crate) fn stop(dir: &MachineDir, timeout_seconds: u32) -> Result<bool> {
+pub(crate) fn stop(dir: &MachineDir, timeout_seconds: u32, reader: Reader) -> Result<bool> {
     let mut exchange = match Exchange::open(dir, &Request::Stop { timeout_seconds }) {
         Ok(exchange) => exchange,
         Err(ControlError::NotRunning(_) | ControlError::Gone(_)) => return Ok(false),
@@ -42,12 +46,12 @@ pub(crate) fn stop(dir: &MachineDir, timeout_seconds: u32) -> Result<bool> {
             }
         }
     });
-    let mut progress = Progress::begin();
+    let mut progress = Progress::begin(reader);
     loop {
         match received.recv_timeout(TICK) {
             Err(_) => progress.tick(),
             Ok(Ok(Response::Progress { message })) => progress.step(&message),
-            Ok(Ok(Response::Notice { message })) => progress.note(&format!("coracle: {message}")),
+            Ok(Ok(Response::Notice { message })) => progress.note(&message),
             Ok(answer) => {
                 progress.clear();
                 return match answer {

@@ -1,0 +1,156 @@
+//! The app's pages in its own window, in front of a real engine. What a page shows in every state is tested in a browser
+//! (`ui/tests`); here the whole way down is.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::app::{App, Desktop, Home};
+use tests::case::Outcome;
+use tests::engine::Kind;
+use tests::target::Target;
+use tests::{cases, wait};
+
+cases! {
+    first_start_shows_the_way.on(&[Kind::Native]),
+    containers_are_shown_and_stopped.on(&[Kind::Native, Kind::Machine]),
+    logs_follow.on(&[Kind::Native, Kind::Machine]),
+    terminal_runs_a_shell.on(&[Kind::Native, Kind::Machine]),
+    every_page_has_something_to_show.on(&[Kind::Native, Kind::Machine]),
+    names_with_markup_are_text.on(&[Kind::Native]),
+}
+
+/// A window on a page, for a user who has seen the first run.
+fn open(t: &Target) -> Result<(App, Desktop, Home)> {
+    let desktop = Desktop::start(t.namespace(), true)?;
+    let home = Home::of(t)?;
+    std::fs::write(home.path().join("app.json"), r#"{"first_run_done": true}"#)?;
+    let app = App::open(&desktop, home.path(), &[])?;
+    Ok((app, desktop, home))
+}
+
+fn first_start_shows_the_way(t: &Target) -> Outcome {
+    let desktop = Desktop::start(t.namespace(), true)?;
+    let home = Home::of(t)?;
+    let app = App::open(&desktop, home.path(), &[])?;
+    wait::eventually_true("the first page is the first run", Duration::from_secs(20), || {
+        Ok(app.script("return location.hash", &json!([]))? == "#/first-run")
+    })?;
+    app.keep_picture("first-run")
+}
+
+fn containers_are_shown_and_stopped(t: &Target) -> Outcome {
+    let (app, _desktop, _home) = open(t)?;
+    let name = t.name("web");
+    // It appears without anybody asking for it.
+    t.ok(["run", "-d", "--init", "--name", &name, "-p", "18081:80", "busybox", "sleep", "1000"])?;
+    app.shows(&name)?;
+    app.shows("18081")?;
+    app.go(&format!("/containers/{name}"))?;
+    app.click("button", "Stop")?;
+    wait::eventually_true("the container is stopped", Duration::from_secs(60), || {
+        Ok(t.ok(["inspect", "-f", "{{.State.Status}}", &name])? == "exited")
+    })?;
+    app.shows("Exited with")?;
+    t.ok(["rm", &name])?;
+    app.shows("This container is gone")
+}
+
+fn logs_follow(t: &Target) -> Outcome {
+    let (app, _desktop, _home) = open(t)?;
+    let name = t.name("talker");
+    let script =
+        "printf '\\033[31mred\\033[0m line\\n'; echo to-err >&2; cat > /dev/null; echo later; sleep 1000";
+    t.ok(["run", "-d", "-i", "--name", &name, "busybox", "sh", "-c", script])?;
+    app.go(&format!("/containers/{name}/logs"))?;
+    app.shows("red line")?;
+    app.shows("to-err")?;
+    app.keep_picture("logs")?;
+    // An attached client that ends is the end of the container's standard input.
+    let attach = t.docker(["attach", "--sig-proxy=false", &name]).stdin("").spawn()?;
+    app.shows("later")?;
+    drop(attach);
+    Ok(())
+}
+
+fn terminal_runs_a_shell(t: &Target) -> Outcome {
+    let (app, _desktop, _home) = open(t)?;
+    let name = t.name("shell");
+    t.ok(["run", "-d", "--init", "--name", &name, "busybox", "sleep", "1000"])?;
+    app.go(&format!("/containers/{name}/terminal"))?;
+    let screen = || app.script("return document.querySelector('.xterm-rows')?.innerText ?? ''", &json!([]));
+    wait::eventually_true("the shell is there", Duration::from_secs(30), || {
+        Ok(screen()?.as_str().is_some_and(|text| text.contains('#') || text.contains('$')))
+    })?;
+    app.type_text(".xterm-helper-textarea", "echo $((6*7))-answer\n")?;
+    wait::eventually_true("the shell answers", Duration::from_secs(30), || {
+        Ok(screen()?.as_str().is_some_and(|text| text.contains("42-answer")))
+    })?;
+    app.keep_picture("terminal")
+}
+
+fn every_page_has_something_to_show(t: &Target) -> Outcome {
+    let (app, _desktop, home) = open(t)?;
+    let name = t.name("web");
+    let volume = t.name("data");
+    t.ok([
+        "run",
+        "-d",
+        "--init",
+        "--name",
+        &name,
+        "-v",
+        &format!("{volume}:/data"),
+        "busybox",
+        "sleep",
+        "1000",
+    ])?;
+    let kind = if matches!(home, Home::Machine(_)) { "machine" } else { "native" };
+    for (page, shown) in [
+        ("containers", &*name),
+        ("images", "busybox"),
+        ("volumes", &volume),
+        ("networks", "bridge"),
+        ("machine", "Running"),
+        ("settings", "Memory"),
+    ] {
+        app.go(&format!("/{page}"))?;
+        app.shows(shown)?;
+        for theme in ["light", "dark"] {
+            app.ask("preferences_change", &json!({"changes": {"theme": theme}}))?;
+            app.keep_picture(&format!("{kind}-{page}-{theme}"))?;
+        }
+    }
+    // What the window complains of would be seen by nobody.
+    let broken = app.script(
+        "return [...document.querySelectorAll('[role=alert]')].map((alert) => alert.innerText)",
+        &json!([]),
+    )?;
+    ensure!(broken.as_array().is_some_and(Vec::is_empty), "the window says {broken}");
+    t.ok(["rm", "-f", &name])?;
+    t.ok(["volume", "rm", &volume]).map(drop)
+}
+
+fn names_with_markup_are_text(t: &Target) -> Outcome {
+    let (app, _desktop, _home) = open(t)?;
+    let name = t.name("markup");
+    let label = "<img src=x onerror=\"document.title='run'\">";
+    t.ok([
+        "run",
+        "-d",
+        "--init",
+        "--name",
+        &name,
+        "-e",
+        &format!("HTML={label}"),
+        "busybox",
+        "sleep",
+        "1000",
+    ])?;
+    app.go(&format!("/containers/{name}/environment"))?;
+    app.shows("HTML")?;
+    app.go(&format!("/containers/{name}/inspect"))?;
+    app.shows("busybox")?;
+    ensure!(app.script("return document.title", &json!([]))? != "run", "a value of a container was run");
+    Ok(())
+}
