@@ -7,6 +7,8 @@ pub mod archive;
 pub mod case;
 /// The engines under test: ours on this Linux, ours in a machine, and dockerd.
 pub mod engine;
+/// A program in a container that looks at files, and changes them, when it is told to.
+pub mod follower;
 /// HTTP by hand.
 pub mod http;
 /// Which fields a JSON answer has.
@@ -19,6 +21,8 @@ pub mod machine;
 pub mod namespace;
 /// Where programs under test are.
 pub mod places;
+/// What system calls do to files.
+pub mod probes;
 /// Programs that run.
 pub mod process;
 /// Programs of this machine in containers.
