@@ -206,7 +206,7 @@ impl SharedFiles {
     }
 
     /// The request at hand makes these events of a file that the guest has open.
-    fn changes(&self, inode: u64, mask: ReadFlags) {
+    pub(crate) fn changes(&self, inode: u64, mask: ReadFlags) {
         if self.own.counts()
             && let Some(node) = self.nodes.find(inode)
         {

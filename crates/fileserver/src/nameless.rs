@@ -6,6 +6,7 @@ use std::io;
 use std::mem::size_of;
 use std::sync::Arc;
 
+use rustix::fs::inotify::ReadFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use virtiofsd::descriptor_utils::{Reader, Writer};
@@ -56,6 +57,7 @@ impl SharedFiles {
         // By no name is it found, so it stays open as long as the guest knows it.
         let place = Some((Arc::clone(&folder), c"".into()));
         let mut entry = self.tell(&Seen::of(&opened)?, Some(opened), folder.share, place)?;
+        self.changes(entry.inode, ReadFlags::ATTRIB);
         self.give(&mut entry, owner)?;
         let handle = self.handles.add(entry.inode, File::from(file));
         Ok((entry, handle))
