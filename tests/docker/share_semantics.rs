@@ -68,7 +68,10 @@ fn probe(t: &Target, probe: &str) -> Outcome {
         fs::create_dir(&folder)?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
         let told = prober(t, user, probe, &format!("/host/{user}"))?.output()?;
-        ensure!(told.code() == 0 && told.stdout().ends_with(probes::PASSED), "as user {user}: {told}");
+        ensure!(
+            told.code() == 0 && told.stdout().trim_end().ends_with(probes::PASSED),
+            "as user {user}: {told}"
+        );
     }
     Ok(())
 }
@@ -176,6 +179,11 @@ fn archivers_where_there_are_no_lists(t: &Target) -> Outcome {
 }
 
 fn locks_among_containers(t: &Target) -> Outcome {
+    for name in ["flock", "fcntl"] {
+        let path = shared(t)?.join(name);
+        fs::write(&path, "")?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    }
     let holder = |probe| -> Result<Running> { prober(t, "0", probe, "/host")?.stdin_pipe().spawn() };
     let seen = || prober(t, "1000", "try", "/host")?.output()?.text();
     let mut first = holder("hold")?;
