@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Where the state of running containers is kept; should be memory
     #[arg(long, value_name = "DIR", default_value = "/run/coracle")]
     exec_root: PathBuf,
-    /// Where to serve the API: unix:///PATH or vsock://PORT; can be repeated
+    /// Where to serve the API: unix:///PATH, vsock://PORT or fd://NUMBER; can be repeated
     #[arg(long = "host", value_name = "ADDRESS", default_value = "unix:///run/coracle/docker.sock")]
     hosts: Vec<engine::Host>,
     /// A registry spoken to without TLS, or without checking its certificate; can be repeated

@@ -15,6 +15,7 @@ use tests::{cases, ensure_eq, wait};
 
 cases! {
     what_is_removed_comes_back.on(&[Kind::Machine]).alone().seconds(300),
+    the_hosts_disk_is_full.on(&[Kind::Machine]).alone().seconds(300),
     synced_is_on_the_hosts_disk.on(&[Kind::Machine]).alone().seconds(240),
 }
 
@@ -44,6 +45,46 @@ fn what_is_removed_comes_back(t: &Target) -> Outcome {
             || Ok(machine.disk_used()? + SIZE * 9 / 10 < before),
         )?;
         before = machine.disk_used()?;
+    }
+    Ok(())
+}
+
+/// A volume that the host has no more room for: who writes is told so, what was synced before is there, and when there is room
+/// again the machine starts with a clean file system.
+fn the_hosts_disk_is_full(t: &Target) -> Outcome {
+    let machine = t.machine()?;
+    let namespace = machine.namespace();
+    let on_host = |program: &str, args: &[&str]| namespace.program(program).args(args).output()?.text();
+    t.ok(["run", "--rm", "-v", "full:/data", "busybox", "sh", "-c", "echo kept > /data/kept; sync"])?;
+    machine.ok(["stop"])?;
+    // The machine's disk on a file system of its own, which has hardly more room than it takes.
+    let small = t.folder().join("small");
+    std::fs::create_dir(&small)?;
+    let (small, disk) = (small.display().to_string(), machine.file("disk.raw").display().to_string());
+    let room = machine.disk_used()? / MIB + 64;
+    on_host("mount", &["-t", "tmpfs", "-o", &format!("size={room}m"), "none", &small])?;
+    let moved = format!("{small}/disk.raw");
+    on_host("cp", &["--sparse=always", &disk, &moved])?;
+    on_host("mount", &["--bind", &moved, &disk])?;
+    machine.ok(["start"])?;
+    let script = "dd if=/dev/urandom of=/data/big bs=1M count=200 conv=fsync 2>&1; cat /data/kept";
+    let told = t.docker(["run", "--rm", "-v", "full:/data", "busybox", "sh", "-c", script]).output()?;
+    ensure!(
+        ["No space left", "I/O error", "Input/output error", "Read-only"]
+            .iter()
+            .any(|word| told.stdout().contains(word)),
+        "{told}"
+    );
+    on_host("mount", &["-o", "remount,size=2g", &small])?;
+    machine.ok(["stop"])?;
+    machine.ok(["start"])?;
+    let script = "cat /data/kept; rm -f /data/big; echo again > /data/again && sync && cat /data/again";
+    ensure_eq!(t.ok(["run", "--rm", "-v", "full:/data", "busybox", "sh", "-c", script])?, "kept\nagain");
+    machine.ok(["stop"])?;
+    let check = namespace.program("/sbin/e2fsck").args(["-f", "-n", &moved]).output()?;
+    ensure!(check.code() == 0, "{check}");
+    for place in [&disk, &small] {
+        on_host("umount", &["--lazy", place])?;
     }
     Ok(())
 }

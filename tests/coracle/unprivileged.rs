@@ -2,18 +2,29 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use tests::archive::{self, Image};
 use tests::case::Outcome;
+use tests::engine::Client;
 use tests::machine::Machine;
 use tests::{ensure_eq, leftovers, product_cases};
 
 product_cases! {
     owners_in_a_folder_of_the_users.seconds(240),
+    a_share_that_may_not_be_read_any_more.seconds(240),
 }
 
 const USER: u32 = 4242;
+
+/// Loads busybox into the machine.
+fn load_busybox(client: &Client) -> Outcome {
+    let images = leftovers::folder()?;
+    let image = archive::write(images.path(), "busybox.tar", &Image::busybox()?.docker_archive()?)?;
+    client.program().args(["load", "-i"]).arg(image).output()?.expect_code(0)?;
+    Ok(())
+}
 
 fn owners_in_a_folder_of_the_users() -> Outcome {
     let machine = Machine::of_user(USER)?;
@@ -26,9 +37,7 @@ fn owners_in_a_folder_of_the_users() -> Outcome {
     fs::set_permissions(path("secret"), fs::Permissions::from_mode(0o600))?;
     machine.start()?;
     let client = machine.client()?;
-    let images = leftovers::folder()?;
-    let image = archive::write(images.path(), "busybox.tar", &Image::busybox()?.docker_archive()?)?;
-    client.program().args(["load", "-i"]).arg(image).output()?.expect_code(0)?;
+    load_busybox(&client)?;
     let mount = format!("{}:/host", folder.path().display());
     let shell = |user: &str, script: &str| -> Result<String> {
         let args = ["run", "--rm", "-u", user, "-v", &mount, "-w", "/host", "busybox", "sh", "-ec", script];
@@ -65,6 +74,49 @@ fn owners_in_a_folder_of_the_users() -> Outcome {
         (fs::read_to_string(path("others"))?, fs::read_to_string(path("secret"))?),
         ("seen".to_owned(), "unseen".to_owned())
     );
+    machine.ok(["stop"])?;
+    machine.expect_no_process()
+}
+
+/// Somebody takes a folder away from the user while a container has it: it is told so, all else goes on, and what it has open
+/// it has for good, as on the host.
+fn a_share_that_may_not_be_read_any_more() -> Outcome {
+    let machine = Machine::of_user(USER)?;
+    let folder = leftovers::folder()?;
+    let (taken, kept) = (folder.path().join("taken"), folder.path().join("kept"));
+    let give = |path: &Path, user: u32, mode: u32| -> Outcome {
+        std::os::unix::fs::chown(path, Some(user), Some(user))?;
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+    };
+    for place in [&taken, &kept] {
+        fs::create_dir_all(place.join("sub"))?;
+        for file in ["file", "sub/file"] {
+            fs::write(place.join(file), "words\n")?;
+            give(&place.join(file), USER, 0o644)?;
+        }
+        give(&place.join("sub"), USER, 0o755)?;
+        give(place, USER, 0o755)?;
+    }
+    machine.start()?;
+    let client = machine.client()?;
+    load_busybox(&client)?;
+    let mounts = [format!("{}:/taken", taken.display()), format!("{}:/kept", kept.display())];
+    let script = "exec 3</taken/file; echo open; read go; cat <&3; cat /taken/file || echo refused; \
+                  ls /taken/sub || echo refused; echo x >/taken/new || echo refused; cat /kept/file; \
+                  read go; cat /taken/file /taken/sub/file";
+    let run = ["run", "--rm", "-i", "-v", &mounts[0], "-v", &mounts[1], "busybox", "sh", "-c", script];
+    let mut running = client.program().args(run).stdin_pipe().spawn()?;
+    running.wait_for("open\n")?;
+    give(&taken, 0, 0o700)?;
+    running.write("go\n")?;
+    running.wait_for("open\nwords\nrefused\nrefused\nrefused\nwords\n")?;
+    // And given back.
+    give(&taken, USER, 0o755)?;
+    running.write("go\n")?;
+    let told = running.wait()?.expect_code(0)?;
+    ensure!(told.stdout().ends_with("refused\nwords\nwords\nwords\n"), "{told}");
+    ensure!(told.stderr().contains("Permission denied"), "{told}");
+    ensure!(!taken.join("new").exists());
     machine.ok(["stop"])?;
     machine.expect_no_process()
 }

@@ -23,6 +23,7 @@ cases! {
     nonsense_is_refused,
     the_engines_own_folder,
     the_engines_socket,
+    the_engines_socket_after_a_crash.on(&[Kind::Machine]).alone(),
 }
 
 /// Runs a script as root of the engine's machine.
@@ -467,7 +468,8 @@ fn the_engines_own_folder(t: &Target) -> Outcome {
 }
 
 /// The `docker` client in a container speaks to the engine that runs it.
-fn the_engines_socket(t: &Target) -> Outcome {
+/// An image that has the real `docker`.
+fn client_image(t: &Target) -> Result<String> {
     let image = t.name("client");
     let mut layer = Tar::default();
     for (name, place) in [
@@ -481,6 +483,11 @@ fn the_engines_socket(t: &Target) -> Outcome {
     let archive = Image::new(&format!("{image}:latest"), busybox_root()?).layer(layer.finish()?);
     let file = archive::write(t.folder(), "client.tar", &archive.docker_archive()?)?;
     t.docker(["load", "-q", "-i"]).arg(file).output()?.expect_code(0)?;
+    Ok(image)
+}
+
+fn the_engines_socket(t: &Target) -> Outcome {
+    let image = client_image(t)?;
     let sources = match t.kind() {
         Kind::Machine => vec!["/var/run/docker.sock".to_owned(), "/run/docker.sock".to_owned()],
         Kind::Native | Kind::Dockerd => {
@@ -502,5 +509,22 @@ fn the_engines_socket(t: &Target) -> Outcome {
     }
     t.ok(["rmi", &image])?;
     ensure!(t.ok(["ps", "-aq", "--filter", &format!("ancestor={image}")])?.is_empty());
+    Ok(())
+}
+
+/// The container that has the socket mounted lives longer than the engine behind it.
+fn the_engines_socket_after_a_crash(t: &Target) -> Outcome {
+    let image = client_image(t)?;
+    let name = t.name("keeper");
+    let bind = "/var/run/docker.sock:/var/run/docker.sock";
+    t.ok(["run", "-d", "--name", &name, "--network", "none", "-v", bind, &image, "sh", "-c", SLEEP])?;
+    let filter = format!("name=^{name}$");
+    let ask = || t.ok(["exec", &name, "docker", "ps", "--filter", &filter, "--format", "{{.Names}}"]);
+    ensure_eq!(ask()?, name);
+    for _ in 0..3 {
+        t.crash()?;
+        t.recover()?;
+        ensure_eq!(ask()?, name);
+    }
     Ok(())
 }

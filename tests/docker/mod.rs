@@ -24,6 +24,8 @@ mod ports;
 mod proxy;
 mod pull;
 mod restart;
+mod share_coherence;
+mod share_semantics;
 mod shares;
 mod stats;
 mod system;
@@ -58,6 +60,8 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
         ("proxy", proxy::cases()),
         ("pull", pull::cases()),
         ("restart", restart::cases()),
+        ("share_coherence", share_coherence::cases()),
+        ("share_semantics", share_semantics::cases()),
         ("shares", shares::cases()),
         ("stats", stats::cases()),
         ("system", system::cases()),
@@ -70,5 +74,5 @@ pub(crate) fn modules() -> Vec<(&'static str, Vec<Case>)> {
 
 /// What cases have to say beyond whether they passed.
 pub(crate) fn summaries() -> Vec<String> {
-    docker_py::summary()
+    docker_py::summary().into_iter().chain(share_coherence::summary()).collect()
 }

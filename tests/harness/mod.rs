@@ -11,6 +11,8 @@ pub mod case;
 pub mod display;
 /// The engines under test: ours on this Linux, ours in a machine, and dockerd.
 pub mod engine;
+/// A program in a container that looks at files, and changes them, when it is told to.
+pub mod follower;
 /// HTTP by hand.
 pub mod http;
 /// Which fields a JSON answer has.
@@ -23,6 +25,8 @@ pub mod machine;
 pub mod namespace;
 /// Where programs under test are.
 pub mod places;
+/// What system calls do to files.
+pub mod probes;
 /// Programs that run.
 pub mod process;
 /// Programs of this machine in containers.

@@ -17,6 +17,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
+use crate::{follower, probes};
+
 /// `… [--with-terminal | --outliving] -- PROGRAM ARG…`: becomes the program, which dies with the thread that started
 /// it, unless it is to outlive it.
 pub(crate) const EXEC: &str = "--role=exec";
@@ -38,6 +40,10 @@ pub const LOST: &str = "lost";
 
 /// `… PORT`: sends each datagram back to where it came from, upper-cased, until it is killed.
 pub const ECHO: &str = "--role=echo";
+/// `… NAME FOLDER`: does a probe of [`probes`].
+pub const PROBE: &str = "--role=probe";
+/// `… FOLDER`: follows the orders of [`follower`].
+pub const FOLLOW: &str = "--role=follow";
 
 /// What [`INIT`] prints when the namespaces are ready.
 pub(crate) const READY: &str = "ready";
@@ -54,6 +60,8 @@ pub fn dispatch() {
         ENTER => enter(rest),
         HEAR => hear(rest),
         ECHO => echo(rest),
+        PROBE => probes::probe(rest),
+        FOLLOW => follower::follow(rest),
         _ => return,
     };
     let code = match result {

@@ -1,5 +1,5 @@
 //! `cargo xtask fuzz`: gives parsers of a guest's bytes inputs that nobody has thought of, for as long as one likes. The
-//! targets are tests of `usernet`, which `cargo xtask test` runs with a few inputs each; here they are built with coverage
+//! targets are tests, which `cargo xtask test` runs with a few inputs each; here they are built with coverage
 //! counters, overflow checks and debug assertions.
 
 use std::path::PathBuf;
@@ -8,14 +8,15 @@ use anyhow::{Context, Result};
 
 use crate::{build, command, paths};
 
-/// Names of targets, each of which is a module and a test.
-const TARGETS: [&str; 3] = ["frames", "connections", "names"];
+/// Names of targets, each of which is a module and a test, and the crates that they are in.
+const TARGETS: [(&str, &str); 4] =
+    [("frames", "usernet"), ("connections", "usernet"), ("names", "usernet"), ("requests", "fileserver")];
 
 /// What may be said after `cargo xtask fuzz`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What is given inputs [default: each in turn]
-    #[arg(value_parser = TARGETS)]
+    #[arg(value_parser = TARGETS.map(|(name, _)| name))]
     target: Option<String>,
     /// How long each takes
     #[arg(long, value_name = "N", default_value_t = 60)]
@@ -40,18 +41,11 @@ const RUNNER: &str =
 pub(crate) fn run(args: &Args) -> Result<()> {
     let folder = paths::target().join("fuzz");
     let seed = args.seed.map_or_else(from_the_clock, Ok)?;
-    for target in TARGETS.iter().filter(|name| args.target.as_deref().is_none_or(|wanted| wanted == **name)) {
+    let wanted = |name: &str| args.target.as_deref().is_none_or(|wanted| wanted == name);
+    for (target, package) in TARGETS.iter().filter(|(name, _)| wanted(name)) {
         let mut cargo = build::cargo("test");
         // Flags must not reach build scripts and procedural macros, and do not where a target is named.
-        cargo.args([
-            "--quiet",
-            "--release",
-            "--package",
-            "usernet",
-            "--lib",
-            "--target",
-            build::GUEST_TARGET,
-        ]);
+        cargo.args(["--quiet", "--release", "--package", package, "--lib", "--target", build::GUEST_TARGET]);
         cargo.arg("--target-dir").arg(&folder);
         cargo.args(["--config", &format!("target.{}.runner={RUNNER}", build::GUEST_TARGET)]);
         cargo.args(["--", "--exact", &format!("fuzz::{target}::{target}"), "--nocapture"]);

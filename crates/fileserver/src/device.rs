@@ -16,6 +16,7 @@ use vmm::memory::GuestMemory;
 
 use crate::events::Events;
 use crate::file_system::SharedFiles;
+use crate::nameless;
 
 /// One for requests that must not wait (that the guest forgot a file), one for all others.
 const QUEUE_SIZES: [u16; 2] = [QUEUE_SIZE; 2];
@@ -24,7 +25,7 @@ const QUEUE_SIZES: [u16; 2] = [QUEUE_SIZE; 2];
 const BATCH: usize = 64;
 
 /// Bytes of `struct fuse_out_header`.
-const ANSWER_HEADER: usize = 16;
+pub(crate) const ANSWER_HEADER: usize = 16;
 
 /// Requests of our patch to the guest's kernel: a file is watched from now on; what has happened to those that are?
 const WATCH: u32 = 8192;
@@ -33,6 +34,7 @@ const EVENTS: u32 = 8193;
 /// The device.
 pub(crate) struct Fs {
     server: Server<SharedFiles>,
+    files: SharedFiles,
     events: Arc<Events>,
     question: Option<Question>,
 }
@@ -58,7 +60,7 @@ pub(crate) enum Served {
 impl Fs {
     pub(crate) fn new(files: SharedFiles) -> Fs {
         let events = files.events();
-        Fs { server: Server::new(files), events, question: None }
+        Fs { server: Server::new(files.clone()), files, events, question: None }
     }
 
     /// Serves a request that came by a queue.
@@ -91,6 +93,10 @@ impl Fs {
                     chain.writable().map(|part| (part.addr(), usize::try_from(part.len()).unwrap_or(0)));
                 self.question = Some(Question { queue, head, unique: header.unique, room: room.collect() });
                 Served::Later
+            }
+            // The library reads no more of it than that it is one.
+            Some(header) if header.opcode == Opcode::TmpFile as u32 => {
+                Served::Now(nameless::serve(&self.files, reader, writer))
             }
             _ => {
                 let answered = self.server.handle_message(reader, writer, None::<&mut ()>);
@@ -165,14 +171,23 @@ impl Fs {
 }
 
 /// An answer that says whether it went well, and no more; returns its length.
-fn answer(mut writer: Writer<'_>, unique: u64, result: Result<(), Errno>) -> u32 {
-    let length = u32::try_from(ANSWER_HEADER).unwrap_or(0);
-    let error = result.map_or_else(|error| -error.raw_os_error(), |()| 0);
-    let mut header = [0; ANSWER_HEADER];
-    header[..4].copy_from_slice(&length.to_le_bytes());
-    header[4..8].copy_from_slice(&error.to_le_bytes());
-    header[8..].copy_from_slice(&unique.to_le_bytes());
-    writer.write_all(&header).map_or(0, |()| length)
+fn answer(writer: Writer<'_>, unique: u64, result: Result<(), Errno>) -> u32 {
+    answer_with(writer, unique, result.map(|()| Vec::new()))
+}
+
+/// An answer with something in it; returns its length.
+pub(crate) fn answer_with(mut writer: Writer<'_>, unique: u64, result: Result<Vec<u8>, Errno>) -> u32 {
+    let (error, body) = match result {
+        Ok(body) => (0, body),
+        Err(error) => (-error.raw_os_error(), Vec::new()),
+    };
+    let length = u32::try_from(ANSWER_HEADER + body.len()).unwrap_or(0);
+    let mut message = Vec::with_capacity(ANSWER_HEADER + body.len());
+    message.extend_from_slice(&length.to_le_bytes());
+    message.extend_from_slice(&error.to_le_bytes());
+    message.extend_from_slice(&unique.to_le_bytes());
+    message.extend(body);
+    writer.write_all(&message).map_or(0, |()| length)
 }
 
 /// Whether a request has an answer; those by which the guest forgets files have none.

@@ -422,6 +422,7 @@ impl Place {
             (Some(name), None) => {
                 let folder = self.nodes.first().map(|(_, node)| node);
                 folder.and_then(|folder| folder.file_at(name)) == Some(change.of)
+                    || change.of.is_nameless(name)
             }
             (None, Some(_)) => false,
         }

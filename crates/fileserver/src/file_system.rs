@@ -33,7 +33,8 @@ use crate::owner::{ATTRIBUTE, HostUser, Owner, SET_GROUP_ID};
 const VALID: Duration = Duration::from_millis(10);
 
 /// Of the flags of open(2), those that mean something to a file that the guest has open.
-const OPEN_FLAGS: OFlags = OFlags::ACCMODE.union(OFlags::TRUNC).union(OFlags::SYNC).union(OFlags::DSYNC);
+pub(crate) const OPEN_FLAGS: OFlags =
+    OFlags::ACCMODE.union(OFlags::TRUNC).union(OFlags::SYNC).union(OFlags::DSYNC);
 
 /// The events of a new file or folder that is given to its owner.
 const MADE: ReadFlags = ReadFlags::CREATE.union(ReadFlags::ATTRIB);
@@ -43,12 +44,13 @@ const RESIZED: ReadFlags = ReadFlags::MODIFY.union(ReadFlags::ATTRIB);
 /// Attributes of files by which users tell each other things; the guest has no others.
 const USERS_ATTRIBUTES: &[u8] = b"user.";
 
-/// Shares, as the guest sees them.
+/// Shares, as the guest sees them. A clone is the same ones.
+#[derive(Clone)]
 pub(crate) struct SharedFiles {
-    shares: Vec<Exported>,
-    user: HostUser,
+    shares: Arc<[Exported]>,
+    pub(crate) user: HostUser,
     nodes: Arc<Nodes>,
-    handles: Handles,
+    pub(crate) handles: Arc<Handles>,
     own: Arc<Own>,
     events: Arc<Events>,
 }
@@ -75,7 +77,7 @@ impl SharedFiles {
         let (user, own) = (HostUser::this(), Arc::<Own>::default());
         let nodes = Arc::new(Nodes::new(descriptors, Arc::clone(&own)));
         let events = Arc::new(Events::new(user, Arc::clone(&nodes), Arc::clone(&own)));
-        Ok(SharedFiles { shares, user, nodes, handles: Handles::default(), own, events })
+        Ok(SharedFiles { shares, user, nodes, handles: Arc::default(), own, events })
     }
 
     /// What happens to the files.
@@ -84,13 +86,19 @@ impl SharedFiles {
     }
 
     /// A file that is to be changed.
-    fn writable(&self, number: u64) -> io::Result<Arc<Node>> {
+    pub(crate) fn writable(&self, number: u64) -> io::Result<Arc<Node>> {
         let node = self.nodes.get(number)?;
         if self.shares[node.share].read_only { Err(Errno::ROFS.into()) } else { Ok(node) }
     }
 
     /// Tells the guest of a file, of which there may be an `O_PATH` descriptor.
-    fn tell(&self, seen: &Seen, file: Option<OwnedFd>, share: usize, place: Place) -> io::Result<Entry> {
+    pub(crate) fn tell(
+        &self,
+        seen: &Seen,
+        file: Option<OwnedFd>,
+        share: usize,
+        place: Place,
+    ) -> io::Result<Entry> {
         let above = place.as_ref().map(|(folder, _)| folder.id.device);
         let (inode, node) = self.nodes.tell(seen, file, share, place);
         let mut attr = node.attributes(self.user, &seen.stat);
@@ -125,7 +133,13 @@ impl SharedFiles {
     }
 
     /// Whom a new file in `folder` belongs to, and its mode (inode(7), the set-group-ID bit of a folder).
-    fn newcomer(&self, folder: &Node, context: &Context, kind: FileType, mode: u32) -> io::Result<Owner> {
+    pub(crate) fn newcomer(
+        &self,
+        folder: &Node,
+        context: &Context,
+        kind: FileType,
+        mode: u32,
+    ) -> io::Result<Owner> {
         let mut owner = Owner { uid: id(context.uid), gid: id(context.gid), mode: mode & 0o7777 };
         if folder.has_set_id.load(std::sync::atomic::Ordering::Relaxed) {
             let above = folder.owner(self.user, &folder.stat()?);
@@ -159,7 +173,7 @@ impl SharedFiles {
     }
 
     /// Gives a new file to its owner.
-    fn give(&self, entry: &mut Entry, owner: Owner) -> io::Result<()> {
+    pub(crate) fn give(&self, entry: &mut Entry, owner: Owner) -> io::Result<()> {
         let node = self.nodes.get(entry.inode)?;
         let stat = node.stat()?;
         match node.set_owner(self.user, &stat, owner, false) {
@@ -192,7 +206,7 @@ impl SharedFiles {
     }
 
     /// The request at hand makes these events of a file that the guest has open.
-    fn changes(&self, inode: u64, mask: ReadFlags) {
+    pub(crate) fn changes(&self, inode: u64, mask: ReadFlags) {
         if self.own.counts()
             && let Some(node) = self.nodes.find(inode)
         {
@@ -703,7 +717,7 @@ const LIST_BYTES: usize = 64 << 10;
 const MAX_COPY: u64 = 64 << 20;
 
 /// An `O_PATH` descriptor of an open file.
-fn reopen(file: &OwnedFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn reopen(file: &OwnedFd) -> Result<OwnedFd, Errno> {
     use std::os::fd::AsRawFd as _;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

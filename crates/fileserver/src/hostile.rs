@@ -14,10 +14,14 @@ use crate::file_system::SharedFiles;
 
 const REQUEST: u64 = 0x1_0000;
 const ANSWER: u64 = 0x8_0000;
-const ROOM: u32 = 0x2_0000;
+pub(crate) const ROOM: u32 = 0x2_0000;
 /// `struct fuse_in_header`: length, opcode, unique, node, user, group, process, lengths of extensions.
 const HEADER: usize = 40;
-const INIT: u32 = 26;
+/// `struct fuse_out_header`: length, error, unique.
+const ANSWER_HEADER: u32 = 16;
+/// The number of each request.
+const UNIQUE: u64 = 7;
+pub(crate) const INIT: u32 = 26;
 const LOOKUP: u32 = 1;
 /// Opcodes end some way below.
 const OPCODES: u64 = 55;
@@ -43,14 +47,20 @@ impl Numbers {
     }
 }
 
-struct Guest {
+/// A guest that sends what it likes.
+pub(crate) struct Guest {
     memory: GuestMemory,
     device: Fs,
 }
 
 impl Guest {
+    pub(crate) fn new(files: SharedFiles) -> Guest {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        Guest { memory, device: Fs::new(files) }
+    }
+
     /// Sends a request in two pieces, with room for an answer in two; gives the answer's length.
-    fn send(&mut self, message: &[u8], room: u32) -> u32 {
+    pub(crate) fn send(&mut self, message: &[u8], room: u32) -> u32 {
         self.memory.write_slice(message, GuestAddress(REQUEST)).unwrap();
         let half = message.len() / 2;
         let parts = [
@@ -71,10 +81,20 @@ impl Guest {
         }
         let queue = MockSplitQueue::new(&self.memory, 16);
         let chain = queue.build_desc_chain(&descriptors).unwrap();
-        match self.device.serve(&self.memory, 1, chain) {
-            Served::Now(length) => length,
-            Served::Later => 0,
+        let Served::Now(length) = self.device.serve(&self.memory, 1, chain) else { return 0 };
+        assert!(length <= room, "{length} bytes for {message:?}, which has room for {room}");
+        // Its header says the same, and of which request it is the answer.
+        if length > 0 {
+            assert!(length >= ANSWER_HEADER);
+            assert_eq!(self.answer(0) & u64::from(u32::MAX), u64::from(length), "{message:?}");
+            assert_eq!(Some(self.answer(8)), message.get(8..16).map(number), "{message:?}");
         }
+        length
+    }
+
+    /// The error of the last answer, or 0.
+    pub(crate) fn error(&self) -> i32 {
+        self.memory.read_obj(GuestAddress(ANSWER + 4)).unwrap()
     }
 
     fn answer(&self, at: u64) -> u64 {
@@ -82,12 +102,23 @@ impl Guest {
     }
 }
 
-fn message(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap())
+}
+
+/// The first request of a guest that knows version 7.40, and everything that there is.
+pub(crate) fn init() -> Vec<u8> {
+    let init = [7_u32, 40, 1 << 20, u32::MAX, u32::MAX].map(u32::to_le_bytes).concat();
+    [&init[..], &[0; 44]].concat()
+}
+
+/// A request of root's.
+pub(crate) fn message(opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).unwrap();
     let mut message = Vec::new();
     message.extend_from_slice(&length.to_le_bytes());
     message.extend_from_slice(&opcode.to_le_bytes());
-    message.extend_from_slice(&7_u64.to_le_bytes());
+    message.extend_from_slice(&UNIQUE.to_le_bytes());
     message.extend_from_slice(&node.to_le_bytes());
     message.extend_from_slice(&[0; 16]);
     message.extend_from_slice(body);
@@ -106,12 +137,8 @@ fn requests_of_any_bytes_are_outlived_and_stay_inside() {
     let files = SharedFiles::open(&[Share { path: inside.clone(), read_only: false }], 100)
         .map_err(|(_, e)| e)
         .unwrap();
-    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-    let mut guest = Guest { memory, device: Fs::new(files) };
-    // Version 7.40, and everything that there is.
-    let init = [7_u32, 40, 1 << 20, u32::MAX, u32::MAX].map(u32::to_le_bytes).concat();
-    let init = [&init[..], &[0; 44]].concat();
-    assert!(guest.send(&message(INIT, 1, &init), ROOM) > 16);
+    let mut guest = Guest::new(files);
+    assert!(guest.send(&message(INIT, 1, &init()), ROOM) > ANSWER_HEADER);
     let mut numbers = Numbers(0x1234_5678_9abc_def1);
     let names: [&[u8]; 12] = [
         b"0\0",
@@ -153,11 +180,11 @@ fn requests_of_any_bytes_are_outlived_and_stay_inside() {
             request.truncate(usize::try_from(numbers.below(request.len() as u64 + 1)).unwrap());
         }
         let room = numbers.one_of(&[ROOM, ROOM, ROOM, 0, 1, 16, 100]);
-        assert!(guest.send(&request, room) <= room, "{request:?}");
+        guest.send(&request, room);
     }
     // It goes on: the share is there, and what is behind the link has not been touched.
-    guest.send(&message(INIT, 1, &init), ROOM);
-    assert!(guest.send(&message(LOOKUP, 1, b"0\0"), ROOM) > 16);
+    guest.send(&message(INIT, 1, &init()), ROOM);
+    assert!(guest.send(&message(LOOKUP, 1, b"0\0"), ROOM) > ANSWER_HEADER);
     assert_eq!(guest.answer(0) >> 32, 0, "no error");
     assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "kept");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 2);

@@ -14,8 +14,11 @@ mod directory;
 mod events;
 mod file_system;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod hostile;
 pub mod jail;
+mod nameless;
 mod node;
 mod opened;
 mod owner;

@@ -27,6 +27,11 @@ impl FileId {
     pub(crate) fn of(stat: &Stat) -> FileId {
         FileId { device: stat.st_dev, inode: stat.st_ino }
     }
+
+    /// Whether this is what events call the file if it was made without a name (`d_tmpfile` of the host's kernel).
+    pub(crate) fn is_nameless(self, name: &CStr) -> bool {
+        name.to_bytes() == format!("#{}", self.inode).as_bytes()
+    }
 }
 
 /// A file that the guest knows.

@@ -1,6 +1,7 @@
 //! The file system as a guest uses it, in front of folders of this machine.
 
 mod events;
+mod nameless;
 mod opened;
 
 use std::ffi::{CStr, CString};

@@ -1,48 +1,5 @@
 //! What the tests of several modules use.
 
-/// Numbers that look random and are the same in every run (SplitMix64).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Random(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Less than `end`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end).unwrap()).unwrap()
-    }
-
-    pub(crate) fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[0]
-    }
-
-    /// A message with some bytes changed, and now and then cut short or made longer.
-    pub(crate) fn damaged(&mut self, good: &[u8]) -> Vec<u8> {
-        let mut bytes = good.to_vec();
-        for _ in 0..self.below(6) {
-            if !bytes.is_empty() {
-                let at = self.below(bytes.len());
-                bytes[at] = if self.below(2) == 0 { self.byte() } else { bytes[at] ^ 1 << self.below(8) };
-            }
-        }
-        match self.below(4) {
-            0 => bytes.truncate(self.below(bytes.len() + 1)),
-            1 => bytes.extend((0..self.below(80)).map(|_| self.byte()).collect::<Vec<_>>()),
-            _ => {}
-        }
-        bytes
-    }
-}
-
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,20 +1,23 @@
 //! The engine's process: started, asked until it serves, started again when it dies.
 //!
+//! The socket that it serves is listened at from here, and each engine inherits it: a container that has it mounted has it for
+//! good, and who calls between two engines waits for the next one.
+//!
 //! Only the engine itself is ever ended from here. What it has started, the shims that hold running
 //! containers, outlives it and is found again by the next engine.
 
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::inotify;
-use rustix::io::Errno;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Signal;
 use wire::guest::Stage;
 use wire::network::HOST;
@@ -36,9 +39,8 @@ pub(super) const EXEC_ROOT: &str = "/run/coracle";
 /// may be emulated; longer than this it hangs.
 const START_PATIENCE: Duration = Duration::from_secs(180);
 
-/// Between two attempts on a socket that exists but is not listened on yet: the engine is between two
-/// system calls.
-const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+/// Before an engine is asked again that has hung up.
+const HUNG_UP_PAUSE: Duration = Duration::from_millis(200);
 
 /// Keeps an engine running until a power-off is asked for; gives the engine that then runs.
 ///
@@ -52,10 +54,11 @@ pub(crate) fn supervise(
 ) -> Result<Option<Child>> {
     let log = EngineLog::start(logging::console()).context("cannot read the engine's messages")?;
     let mut policy = RestartPolicy::default();
+    let listener = listen(Path::new(SOCKET)).with_context(|| format!("cannot listen at {SOCKET}"))?;
     loop {
         machine.state.set(Stage::StartingEngine);
         let started = Instant::now();
-        let engine = start(machine, command(program, log_level, settings), &log)?;
+        let engine = start(machine, command(program, log_level, settings, &listener), &log)?;
         match serve(machine, &engine, started)? {
             End::PowerOff => return Ok(Some(engine)),
             End::Died { exit, served } => {
@@ -84,13 +87,14 @@ enum End {
     Died { exit: Exit, served: bool },
 }
 
+/// Listens for root alone.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
 fn start(machine: &Machine, mut command: Command, log: &EngineLog) -> Result<Child> {
-    match fs::remove_file(SOCKET) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove the old {SOCKET}"));
-        }
-        _ => {}
-    }
     command.stderr(log.writer()?);
     // Not being in its own group costs accounting, not service.
     match cgroups::open_engine_group() {
@@ -103,11 +107,11 @@ fn start(machine: &Machine, mut command: Command, log: &EngineLog) -> Result<Chi
         .with_context(|| format!("cannot start the engine {}", Path::new(command.get_program()).display()))
 }
 
-fn command(program: &Path, log_level: &str, settings: &Settings) -> Command {
+fn command(program: &Path, log_level: &str, settings: &Settings, listener: &UnixListener) -> Command {
     let mut command = Command::new(program);
     command
         .arg("engine")
-        .args(["--host", &format!("unix://{SOCKET}")])
+        .args(["--host", &format!("fd://{}", listener.as_raw_fd())])
         .args(["--host", &format!("vsock://{DOCKER_PORT}")])
         .args(["--host-ports", &HOST_PORTS_PORT.to_string()])
         .args(["--data-root", disk::MOUNTED_AT])
@@ -127,7 +131,19 @@ fn command(program: &Path, log_level: &str, settings: &Settings) -> Command {
     if settings.container_proxy {
         command.arg("--container-proxy");
     }
+    inherit(&mut command, listener.as_raw_fd());
     command
+}
+
+/// Lets the program have a descriptor, by the same number. It MUST stay open until the program is started.
+fn inherit(command: &mut Command, descriptor: RawFd) {
+    // SAFETY: fcntl(2) is async-signal-safe, and the descriptor is open.
+    unsafe {
+        command.pre_exec(move || {
+            let descriptor = BorrowedFd::borrow_raw(descriptor);
+            Ok(fcntl_setfd(descriptor, FdFlags::empty())?)
+        });
+    }
 }
 
 /// Makes the process enter the group before it becomes the engine, so that nothing of it is ever
@@ -168,50 +184,29 @@ enum Start {
     Hangs(String),
 }
 
-/// Pings as soon as the socket appears; without polling.
+/// Pings until there is an answer. Nobody is refused: the request waits until the engine takes it.
 fn wait_serving(machine: &Machine, engine: &Child, socket: &Path, deadline: Instant) -> Result<Start> {
-    let folder = socket.parent().unwrap_or(Path::new("/"));
-    let appearances = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&appearances, folder, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
-        .with_context(|| format!("cannot watch {}", folder.display()))?;
     let why = loop {
-        let pause = match ping(socket, engine, &machine.power) {
+        match ping(socket, engine, &machine.power, deadline) {
             Ok(Some(Answer::Serves)) => return Ok(Start::Serves),
             Ok(Some(Answer::Refuses(status))) => break format!("it answers {status:?}"),
             Ok(None) => return Ok(Start::Interrupted),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(REFUSED_PAUSE),
-            Err(error) => {
-                tracing::warn!("the engine hung up on a ping: {error}");
-                Some(Duration::from_millis(200))
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                break format!("{} does not answer", socket.display());
             }
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break format!("{} does not answer", socket.display());
+            Err(error) => tracing::warn!("the engine hung up on a ping: {error}"),
         }
-        let [died, stop, _] = wait_readable(
-            [engine.as_fd(), machine.power.as_fd(), appearances.as_fd()],
-            Some(pause.map_or(left, |pause| pause.min(left))),
-        )?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let [died, stop] =
+            wait_readable([engine.as_fd(), machine.power.as_fd()], Some(HUNG_UP_PAUSE.min(left)))?;
         if died || stop {
             return Ok(Start::Interrupted);
         }
-        discard_events(&appearances)?;
+        if left.is_zero() {
+            break format!("{} hangs up", socket.display());
+        }
     };
     Ok(Start::Hangs(why))
-}
-
-fn discard_events(inotify: &OwnedFd) -> io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(inotify, &mut buffer);
-    loop {
-        match reader.next() {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Deaths in a row after which starting again is not tried any more.
@@ -288,6 +283,7 @@ mod tests {
                     Machine { children: std::sync::Arc::clone(children), ..Machine::new().unwrap() };
                 let dir = tempfile::tempdir().unwrap();
                 let socket = dir.path().join("docker.sock");
+                let _listener = listen(&socket).unwrap();
                 let far = Instant::now() + Duration::from_secs(600);
                 let dead = children.spawn(&mut sh("exit 1")).unwrap();
                 assert!(matches!(wait_serving(&machine, &dead, &socket, far).unwrap(), Start::Interrupted));
@@ -303,30 +299,50 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_serves_once_its_socket_appears_and_answers() {
-        isolated("init::engine_process::tests::an_engine_serves_once_its_socket_appears_and_answers", || {
+    fn each_engine_has_the_same_socket() {
+        isolated("init::engine_process::tests::each_engine_has_the_same_socket", || {
             with_reaper(|children| {
-                use std::io::{Read, Write};
-                let machine =
-                    Machine { children: std::sync::Arc::clone(children), ..Machine::new().unwrap() };
                 let dir = tempfile::tempdir().unwrap();
                 let socket = dir.path().join("docker.sock");
-                let engine = children.spawn(&mut sh("exec sleep 1000")).unwrap();
-                let server = {
-                    let socket = socket.clone();
-                    std::thread::spawn(move || {
-                        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+                let listener = listen(&socket).unwrap();
+                for _ in 0..2 {
+                    let number = listener.as_raw_fd();
+                    let mut engine = sh(&format!("exec readlink /proc/self/fd/{number} | grep -q socket:"));
+                    inherit(&mut engine, number);
+                    assert_eq!(children.spawn(&mut engine).unwrap().wait().shell_code(), 0);
+                }
+                assert!(!rustix::io::fcntl_getfd(&listener).unwrap().is_empty(), "others do not have it");
+            });
+        });
+    }
+
+    #[test]
+    fn an_engine_serves_once_it_takes_its_socket_and_answers() {
+        isolated(
+            "init::engine_process::tests::an_engine_serves_once_it_takes_its_socket_and_answers",
+            || {
+                with_reaper(|children| {
+                    use std::io::{Read, Write};
+                    let machine =
+                        Machine { children: std::sync::Arc::clone(children), ..Machine::new().unwrap() };
+                    let dir = tempfile::tempdir().unwrap();
+                    let socket = dir.path().join("docker.sock");
+                    let engine = children.spawn(&mut sh("exec sleep 1000")).unwrap();
+                    let listener = listen(&socket).unwrap();
+                    let server = std::thread::spawn(move || {
+                        // One hangs up, and the next one serves.
+                        drop(listener.accept().unwrap());
                         let (mut stream, _) = listener.accept().unwrap();
                         stream.read_exact(&mut [0; 16]).unwrap();
                         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-                    })
-                };
-                let far = Instant::now() + Duration::from_secs(600);
-                assert!(matches!(wait_serving(&machine, &engine, &socket, far).unwrap(), Start::Serves));
-                server.join().unwrap();
-                engine.signal(Signal::KILL).unwrap();
-                engine.wait();
-            });
-        });
+                    });
+                    let far = Instant::now() + Duration::from_secs(600);
+                    assert!(matches!(wait_serving(&machine, &engine, &socket, far).unwrap(), Start::Serves));
+                    server.join().unwrap();
+                    engine.signal(Signal::KILL).unwrap();
+                    engine.wait();
+                });
+            },
+        );
     }
 }

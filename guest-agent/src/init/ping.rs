@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 use super::waiting::{PowerRequest, wait_readable};
 
@@ -24,8 +25,13 @@ pub(crate) enum Answer {
 /// Sends the request and waits for the answer. `None` when `give_up` or the power-off came first.
 ///
 /// # Errors
-/// `NotFound` and `ConnectionRefused` while nobody listens; others when the engine hangs up.
-pub(crate) fn ping(socket: &Path, give_up: impl AsFd, power: &PowerRequest) -> io::Result<Option<Answer>> {
+/// `TimedOut` at the deadline; others when the engine hangs up.
+pub(crate) fn ping(
+    socket: &Path,
+    give_up: impl AsFd,
+    power: &PowerRequest,
+    deadline: Instant,
+) -> io::Result<Option<Answer>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.write_all(REQUEST)?;
     let mut answer = Vec::new();
@@ -34,9 +40,14 @@ pub(crate) fn ping(socket: &Path, give_up: impl AsFd, power: &PowerRequest) -> i
         if let Some(judged) = judge(&answer) {
             return Ok(Some(judged));
         }
-        let [readable, gone, stop] = wait_readable([stream.as_fd(), give_up.as_fd(), power.as_fd()], None)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let [readable, gone, stop] =
+            wait_readable([stream.as_fd(), give_up.as_fd(), power.as_fd()], Some(left))?;
         if gone || stop {
             return Ok(None);
+        }
+        if !readable && left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         if readable {
             match stream.read(&mut buffer)? {
@@ -91,8 +102,11 @@ mod tests {
         let socket = dir.path().join("docker.sock");
         let power = PowerRequest::new().unwrap();
         let never = PowerRequest::new().unwrap();
-        assert_eq!(ping(&socket, &never, &power).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let far = Instant::now() + std::time::Duration::from_secs(600);
         let listener = UnixListener::bind(&socket).unwrap();
+        let late = ping(&socket, &never, &power, Instant::now()).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        listener.accept().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; REQUEST.len()];
@@ -100,10 +114,10 @@ mod tests {
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nOK").unwrap();
             (listener, request)
         });
-        assert_eq!(ping(&socket, &never, &power).unwrap(), Some(Answer::Serves));
+        assert_eq!(ping(&socket, &never, &power, far).unwrap(), Some(Answer::Serves));
         let (_listener, request) = server.join().unwrap();
         assert_eq!(request, REQUEST);
         power.request(std::time::Duration::ZERO).unwrap();
-        assert_eq!(ping(&socket, &never, &power).unwrap(), None);
+        assert_eq!(ping(&socket, &never, &power, far).unwrap(), None);
     }
 }

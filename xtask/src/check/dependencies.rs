@@ -11,8 +11,9 @@ use crate::command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("vmm", &[]),
-    ("usernet", &[]),
-    ("fileserver", &["vmm"]),
+    ("fuzzing", &[]),
+    ("usernet", &["fuzzing"]),
+    ("fileserver", &["fuzzing", "vmm"]),
     ("engine", &["wire"]),
     ("coracle-agent", &["engine", "wire"]),
     ("coracle", &["fileserver", "usernet", "vmm", "wire"]),

@@ -46,6 +46,11 @@ pub(crate) fn serve(engine: Arc<Engine>, hosts: &[Host]) -> Result<impl Future<O
                 let listener = bind_unix(path).context(|| format!("listen on {host}"))?;
                 accepting.spawn(accept(router, async move || Ok(listener.accept().await?.0)));
             }
+            Host::Inherited(number) => {
+                let listener = Host::inherited(*number).and_then(UnixListener::from_std);
+                let listener = listener.context(|| format!("listen on {host}"))?;
+                accepting.spawn(accept(router, async move || Ok(listener.accept().await?.0)));
+            }
             Host::Vsock(port) => {
                 let address = VsockAddr::new(VMADDR_CID_ANY, *port);
                 let listener = VsockListener::bind(address).context(|| format!("listen on {host}"))?;

@@ -109,6 +109,9 @@ pub async fn serve(config: Config) -> Result<()> {
     // Before anything slow: a stop that comes during the start must not kill us half way.
     let mut terminate = signal(SignalKind::terminate()).context(|| "catch SIGTERM".to_owned())?;
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "catch SIGINT".to_owned())?;
+    for host in &config.hosts {
+        host.keep_from_children().context(|| format!("inherit the socket {host}"))?;
+    }
     for root in [&config.data_root, &config.exec_root] {
         fs::create_dir_all(root).context(|| format!("create {}", root.display()))?;
     }

@@ -92,6 +92,14 @@ fn what_the_host_does_is_told_in_order_and_what_the_guest_does_is_not() {
     bench.watch(folder.unwrap().inode);
     bench.files.rmdir(guest(0), share, &name("folder")).unwrap();
     quiet();
+    // A file without a name has one in events.
+    let (nameless, handle) = bench.files.create_nameless(guest(999), share, 0o640, 2).unwrap();
+    quiet();
+    let size = SetattrIn { size: 5, ..SetattrIn::default() };
+    bench.change(nameless.inode, size, SetattrValid::SIZE).unwrap();
+    quiet();
+    bench.files.release(guest(0), nameless.inode, 0, handle, false, false, None).unwrap();
+    quiet();
 }
 
 #[test]

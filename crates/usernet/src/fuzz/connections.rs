@@ -2,10 +2,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
+use fuzzing::fuzz;
 use smoltcp::wire::{EthernetFrame, IpProtocol, TcpPacket};
 
 use super::frames::{small, work};
-use super::fuzz;
 use crate::network::Network;
 use crate::packet::Packet;
 use crate::testing::{GATEWAY, GUEST, HOST, Wire, frame, question};

@@ -1,9 +1,9 @@
+use fuzzing::fuzz;
 use smoltcp::wire::{
     ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpProtocol, Ipv4Packet,
     Ipv6Address, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
-use super::fuzz;
 use crate::config::{Config, Destination, Ipv6, Mac};
 use crate::frames::{FRAME_BYTES, HEADER_BYTES};
 use crate::network::{Network, Progress};

@@ -1,6 +1,7 @@
 use std::net::Ipv4Addr;
 
-use super::fuzz;
+use fuzzing::fuzz;
+
 use crate::dns;
 
 #[test]
