@@ -32,7 +32,7 @@ pub(crate) fn app() -> Result<PathBuf> {
 /// Builds `ui/dist`.
 pub(crate) fn build_interface() -> Result<()> {
     packages()?;
-    command::run(npm(&["run", "--silent", "build"]))?;
+    command::run(&mut npm(&["run", "--silent", "build"]))?;
     let size = bundle_size(&interface().join("dist"))?;
     if size > MAX_BUNDLE {
         bail!("the interface's bundle has {size} bytes compressed, and may have {MAX_BUNDLE}");
@@ -44,7 +44,7 @@ pub(crate) fn build_interface() -> Result<()> {
 /// Types and Svelte's own rules.
 pub(crate) fn check_interface() -> Result<()> {
     packages()?;
-    command::run(npm(&["run", "--silent", "check"]))
+    command::run(&mut npm(&["run", "--silent", "check"]))
 }
 
 /// Unit tests, and tests in a browser.
