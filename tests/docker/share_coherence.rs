@@ -117,7 +117,7 @@ fn the_host_changes_files(t: &Target) -> Outcome {
         let held = follower::view(Some(if change.is_in_place() { &text } else { &old }));
         // Which of both comes first is another way through the guest's kernel.
         let orders = [(format!("look {NAME}"), by_name), ("held".to_owned(), held)];
-        let order = if round / CHANGES.len() % 2 == 0 { [0, 1] } else { [1, 0] };
+        let order = if (round / CHANGES.len()).is_multiple_of(2) { [0, 1] } else { [1, 0] };
         for (order, expected) in order.map(|place| &orders[place]) {
             tally
                 .see(&mut follower, order, changed, expected)
