@@ -131,7 +131,7 @@ fn sign(keys: &KeyPair, package: &[u8], version: &str) -> Result<String> {
 fn serve(stream: &TcpStream, pages: &Mutex<HashMap<String, Page>>) -> Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let request = lines.next().context("no request")??;
-    while lines.next().context("no end")?? != "" {}
+    while !lines.next().context("no end")??.is_empty() {}
     let path = request.split(' ').nth(1).context("no path")?;
     let page = pages.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
     let (status, length, body) = match page {
