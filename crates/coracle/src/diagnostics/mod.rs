@@ -1,6 +1,6 @@
 //! What a report of a problem should hold: versions, settings, state and logs, without secrets.
 //!
-//! Everything goes through [`Redactor`] before anybody sees it, the preview as well as the file.
+//! Everything goes through `Redactor` before anybody sees it, the preview as well as the file.
 
 /// Taking secrets out of text.
 mod redact;

@@ -310,7 +310,7 @@ fn a_touched_canary_is_noticed() {
     fs::read(canary.folder.path().join("outside/file")).unwrap();
     assert!(canary.touched().is_some());
     fs::write(Path::join(canary.folder.path(), "new"), "").unwrap();
-    assert!(std::iter::from_fn(|| canary.touched()).any(|name| name == c"new".to_owned()));
+    assert!(std::iter::from_fn(|| canary.touched()).any(|name| *name == *c"new"));
 }
 
 /// That the sessions reach what they are there for.
