@@ -173,7 +173,9 @@ fn archivers_where_there_are_no_lists(t: &Target) -> Outcome {
         let told = container(t, "cp", &["-u", user], &script)?.output()?;
         ensure!(told.code() == 0, "as user {user}: {told}");
         ensure_eq!(told.stdout().trim(), "fromfrom750\n750\n750\n750");
-        ensure!(told.stderr().is_empty(), "as user {user}: {told}");
+        // Of lists that it cannot set tar says so, and goes on; cp says nothing.
+        let is_said = |line: &str| t.kind() == Kind::Machine && line.contains("Cannot set POSIX ACLs");
+        ensure!(told.stderr().lines().all(is_said), "as user {user}: {told}");
     }
     Ok(())
 }
@@ -280,7 +282,7 @@ fn a_hundred_thousand_files(t: &Target) -> Outcome {
         fs::File::create_new(folder.join(format!("file-{number:06}")))?;
     }
     // Sorted and unsorted, and each name once.
-    let script = "ls -f many | grep -c file; ls many | uniq | wc -l; ls many | head -1; ls many | tail -1; \
+    let script = "ls many | grep -c file; ls many | uniq | wc -l; ls many | head -1; ls many | tail -1; \
                   find many -type f -size 0 | wc -l; cat many/file-000000 many/file-099999; rm -r many; ls";
     let told = container(t, programs::OWN, &[], script)?.output()?.text()?;
     ensure_eq!(told, format!("{MANY}\n{MANY}\nfile-000000\nfile-099999\n{MANY}"));
