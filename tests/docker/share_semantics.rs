@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::case::Outcome;
@@ -173,7 +174,9 @@ fn archivers_where_there_are_no_lists(t: &Target) -> Outcome {
         let told = container(t, "cp", &["-u", user], &script)?.output()?;
         ensure!(told.code() == 0, "as user {user}: {told}");
         ensure_eq!(told.stdout().trim(), "fromfrom750\n750\n750\n750");
-        ensure!(told.stderr().is_empty(), "as user {user}: {told}");
+        // Of lists that it cannot set tar says so, and goes on; cp says nothing.
+        let is_said = |line: &str| t.kind() == Kind::Machine && line.contains("Cannot set POSIX ACLs");
+        ensure!(told.stderr().lines().all(is_said), "as user {user}: {told}");
     }
     Ok(())
 }
@@ -212,11 +215,9 @@ fn both_sides_append(t: &Target) -> Outcome {
             file.write_all(format!("host {number}\n").as_bytes())?;
             // Both at the same time, as far as that can be had.
             if number == 0 {
-                tests::wait::eventually_true(
-                    "the container appends",
-                    std::time::Duration::from_secs(60),
-                    || Ok(fs::read_to_string(&log)?.contains("guest")),
-                )?;
+                tests::wait::eventually_true("the container appends", Duration::from_secs(60), || {
+                    Ok(fs::read_to_string(&log)?.contains("guest"))
+                })?;
             }
         }
         guest.join().map_err(|_| anyhow::anyhow!("the thread panicked"))?
@@ -279,8 +280,8 @@ fn a_hundred_thousand_files(t: &Target) -> Outcome {
     for number in 0..MANY {
         fs::File::create_new(folder.join(format!("file-{number:06}")))?;
     }
-    // Sorted and unsorted, and each name once.
-    let script = "ls -f many | grep -c file; ls many > /list; uniq /list | wc -l; head -n 1 /list; tail -n 1 /list; \
+    // Each name once.
+    let script = "ls many > /list; grep -c file /list; uniq /list | wc -l; head -n 1 /list; tail -n 1 /list; \
                   find many -type f -size 0 | wc -l; cat many/file-000000 many/file-099999; rm many/file-*77";
     let told = container(t, programs::OWN, &[], script)?.output()?.text()?;
     ensure_eq!(told, format!("{MANY}\n{MANY}\nfile-000000\nfile-099999\n{MANY}"));
