@@ -119,6 +119,7 @@ describe("the first run", () => {
 
   test("without an image and a network says so and goes on", async () => {
     const page = await first();
+    await page.getByRole("heading", { name: "Welcome aboard" }).waitFor();
     await page.evaluate(() => void (window.fake.docker.offline = true));
     await press(page, "Begin");
     await press(page, "Start the machine");
