@@ -115,7 +115,7 @@ fn make(app: &AppHandle, page: &str, shown: bool) -> tauri::Result<()> {
 fn closing(app: &AppHandle, close: &tauri::CloseRequestApi) {
     let shell = app.state::<Shell>();
     if !(shell.has_tray() && shell.preferences.get().close_to_tray) {
-        app.exit(0);
+        // The last window's end is the app's.
         return;
     }
     close.prevent_close();

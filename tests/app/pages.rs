@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::app::{App, Desktop, Home};
 use tests::case::Outcome;
@@ -12,12 +12,12 @@ use tests::target::Target;
 use tests::{cases, wait};
 
 cases! {
-    first_start_shows_the_way.on(&[Kind::Native]),
-    containers_are_shown_and_stopped.on(&[Kind::Native, Kind::Machine]),
-    logs_follow.on(&[Kind::Native, Kind::Machine]),
-    terminal_runs_a_shell.on(&[Kind::Native, Kind::Machine]),
-    every_page_has_something_to_show.on(&[Kind::Native, Kind::Machine]),
-    names_with_markup_are_text.on(&[Kind::Native]),
+    first_start_shows_the_way.on(&[Kind::Native]).alone(),
+    containers_are_shown_and_stopped.on(&[Kind::Native, Kind::Machine]).alone(),
+    logs_follow.on(&[Kind::Native, Kind::Machine]).alone(),
+    terminal_runs_a_shell.on(&[Kind::Native, Kind::Machine]).alone(),
+    every_page_has_something_to_show.on(&[Kind::Native, Kind::Machine]).alone(),
+    names_with_markup_are_text.on(&[Kind::Native]).alone(),
 }
 
 /// A window on a page, for a user who has seen the first run.
@@ -43,10 +43,10 @@ fn containers_are_shown_and_stopped(t: &Target) -> Outcome {
     let (app, _desktop, _home) = open(t)?;
     let name = t.name("web");
     // It appears without anybody asking for it.
-    t.ok(["run", "-d", "--init", "--name", &name, "-p", "18081:80", "busybox", "sleep", "1000"])?;
+    let id = t.ok(["run", "-d", "--init", "--name", &name, "-p", "18081:80", "busybox", "sleep", "1000"])?;
     app.shows(&name)?;
     app.shows("18081")?;
-    app.go(&format!("/containers/{name}"))?;
+    app.go(&format!("/containers/{id}"))?;
     app.click("button", "Stop")?;
     wait::eventually_true("the container is stopped", Duration::from_secs(60), || {
         Ok(t.ok(["inspect", "-f", "{{.State.Status}}", &name])? == "exited")
@@ -61,8 +61,8 @@ fn logs_follow(t: &Target) -> Outcome {
     let name = t.name("talker");
     let script =
         "printf '\\033[31mred\\033[0m line\\n'; echo to-err >&2; cat > /dev/null; echo later; sleep 1000";
-    t.ok(["run", "-d", "-i", "--name", &name, "busybox", "sh", "-c", script])?;
-    app.go(&format!("/containers/{name}/logs"))?;
+    let id = t.ok(["run", "-d", "-i", "--name", &name, "busybox", "sh", "-c", script])?;
+    app.go(&format!("/containers/{id}/logs"))?;
     app.shows("red line")?;
     app.shows("to-err")?;
     app.keep_picture("logs")?;
@@ -76,12 +76,13 @@ fn logs_follow(t: &Target) -> Outcome {
 fn terminal_runs_a_shell(t: &Target) -> Outcome {
     let (app, _desktop, _home) = open(t)?;
     let name = t.name("shell");
-    t.ok(["run", "-d", "--init", "--name", &name, "busybox", "sleep", "1000"])?;
-    app.go(&format!("/containers/{name}/terminal"))?;
+    let id = t.ok(["run", "-d", "--init", "--name", &name, "busybox", "sleep", "1000"])?;
+    app.go(&format!("/containers/{id}/terminal"))?;
     let screen = || app.script("return document.querySelector('.xterm-rows')?.innerText ?? ''", &json!([]));
     wait::eventually_true("the shell is there", Duration::from_secs(30), || {
         Ok(screen()?.as_str().is_some_and(|text| text.contains('#') || text.contains('$')))
-    })?;
+    })
+    .with_context(|| format!("the window shows:\n{}", app.text().unwrap_or_default()))?;
     app.type_text(".xterm-helper-textarea", "echo $((6*7))-answer\n")?;
     wait::eventually_true("the shell answers", Duration::from_secs(30), || {
         Ok(screen()?.as_str().is_some_and(|text| text.contains("42-answer")))
@@ -135,21 +136,11 @@ fn names_with_markup_are_text(t: &Target) -> Outcome {
     let (app, _desktop, _home) = open(t)?;
     let name = t.name("markup");
     let label = "<img src=x onerror=\"document.title='run'\">";
-    t.ok([
-        "run",
-        "-d",
-        "--init",
-        "--name",
-        &name,
-        "-e",
-        &format!("HTML={label}"),
-        "busybox",
-        "sleep",
-        "1000",
-    ])?;
-    app.go(&format!("/containers/{name}/environment"))?;
+    let html = format!("HTML={label}");
+    let id = t.ok(["run", "-d", "--init", "--name", &name, "-e", &html, "busybox", "sleep", "1000"])?;
+    app.go(&format!("/containers/{id}/environment"))?;
     app.shows("HTML")?;
-    app.go(&format!("/containers/{name}/inspect"))?;
+    app.go(&format!("/containers/{id}/inspect"))?;
     app.shows("busybox")?;
     ensure!(app.script("return document.title", &json!([]))? != "run", "a value of a container was run");
     Ok(())

@@ -11,16 +11,16 @@ use tests::target::Target;
 use tests::{cases, display, ensure_eq, places, wait};
 
 cases! {
-    requests_reach_the_engine.on(&[Kind::Native, Kind::Machine]),
-    streams_and_connections.on(&[Kind::Native, Kind::Machine]),
-    machine_and_host.on(&[Kind::Native, Kind::Machine]),
-    settings_and_preferences.on(&[Kind::Native, Kind::Machine]),
-    what_the_window_may_not.on(&[Kind::Native]),
-    tray_shows_and_does.on(&[Kind::Native, Kind::Machine]),
-    window_goes_to_the_tray_and_comes_back.on(&[Kind::Native]),
-    without_a_tray_closing_is_the_end.on(&[Kind::Native]),
-    second_start_hands_its_link_over.on(&[Kind::Native]),
-    an_idle_app_is_idle.on(&[Kind::Native]),
+    requests_reach_the_engine.on(&[Kind::Native, Kind::Machine]).alone(),
+    streams_and_connections.on(&[Kind::Native, Kind::Machine]).alone(),
+    machine_and_host.on(&[Kind::Native, Kind::Machine]).alone(),
+    settings_and_preferences.on(&[Kind::Native, Kind::Machine]).alone(),
+    what_the_window_may_not.on(&[Kind::Native]).alone(),
+    tray_shows_and_does.on(&[Kind::Native, Kind::Machine]).alone(),
+    window_goes_to_the_tray_and_comes_back.on(&[Kind::Native]).alone(),
+    without_a_tray_closing_is_the_end.on(&[Kind::Native]).alone(),
+    second_start_hands_its_link_over.on(&[Kind::Native]).alone(),
+    an_idle_app_is_idle.on(&[Kind::Native]).alone(),
 }
 
 /// The app on a desktop, in front of the case's engine.
@@ -61,7 +61,7 @@ fn requests_reach_the_engine(t: &Target) -> Outcome {
     let body = json!({"Image": "busybox", "Cmd": ["sleep", "1000"], "Labels": {"ü": "<b>"}}).to_string();
     let create = json!({"method": "POST", "path": format!("/containers/create?name={name}"), "body": body});
     ensure_eq!(engine(app, &create)?.0, 201);
-    ensure_eq!(t.ok(["inspect", "-f", "{{json .Config.Labels}}", &name])?, r#"{"ü":"\u003cb\u003e"}"#);
+    ensure_eq!(t.ok(["inspect", "-f", "{{json .Config.Labels}}", &name])?, r#"{"ü":"<b>"}"#);
     let (status, refusal) = engine(app, &get("/containers/no-such/json"))?;
     ensure_eq!((status, &refusal["message"]), (404, &json!("No such container: no-such")));
     Ok(())
@@ -128,7 +128,9 @@ fn machine_and_host(t: &Target) -> Outcome {
     ensure_eq!((&status["name"], &status["state"]), (&json!("default"), &json!("running")));
     let host = app.ask("host_figures", &json!({}))?;
     ensure!(host["memory_total_bytes"].as_u64() > host["memory_available_bytes"].as_u64(), "{host}");
-    ensure!(host["machine_memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{host}");
+    if opened.home_is_a_machine() {
+        ensure!(host["machine_memory_bytes"].as_u64().is_some_and(|bytes| bytes > 100 << 20), "{host}");
+    }
     let checks = app.ask("doctor", &json!({}))?;
     ensure!(
         checks.as_array().is_some_and(|checks| checks.iter().any(|check| check["name"] == "disk space")),
@@ -198,7 +200,7 @@ fn what_the_window_may_not(t: &Target) -> Outcome {
         app.refused(command, &json!({}))?;
     }
     // The page can load nothing from elsewhere, and go nowhere else.
-    let policy = "const done = arguments[0]; fetch('http://127.0.0.1:4444/status').then(() => done('fetched'), () => done('refused'))";
+    let policy = "const done = arguments[0]; fetch('http://127.0.0.1:9/').then(() => done('fetched'), () => done('refused'))";
     ensure_eq!(app.script_async(policy, &json!([]))?, "refused");
     let evaluated = "try { return eval('1 + 1') } catch { return 'refused' }";
     ensure_eq!(app.script(evaluated, &json!([]))?, "refused");
@@ -302,25 +304,21 @@ fn second_start_hands_its_link_over(t: &Target) -> Outcome {
 /// The app has no work of its own: in thirty seconds in which nothing happens, its processes are busy for less than one
 /// hundredth of them.
 fn an_idle_app_is_idle(t: &Target) -> Outcome {
-    let opened = open(t)?;
-    opened.app.shows("Containers")?;
+    let desktop = Desktop::start(t.namespace(), true)?;
+    let home = Home::of(t)?;
+    // The first run has a picture that moves.
+    std::fs::write(home.path().join("app.json"), r#"{"first_run_done": true}"#)?;
+    let app = App::open(&desktop, home.path(), &[])?;
+    app.shows("No containers yet")?;
     let busy = || -> Result<u64> {
         let found = t.namespace().processes()?;
-        let app = found
+        let ours = found
             .iter()
             .filter(|process| process.line.contains("coracle-app") || process.line.contains("WebKit"));
-        Ok(app.filter_map(|process| ticks(process.pid.as_raw_nonzero().get())).sum())
+        Ok(ours.filter_map(|process| ticks(process.pid.as_raw_nonzero().get())).sum())
     };
-    let settled = |before: &mut u64| -> Result<bool> {
-        let now = busy()?;
-        Ok(std::mem::replace(before, now) == now)
-    };
-    // What the start has begun may come to its end.
-    let mut before = 0;
-    wait::eventually_true("the app has nothing more to do", Duration::from_secs(60), || {
-        wait::let_pass(Duration::from_secs(2));
-        settled(&mut before)
-    })?;
+    // What the start has begun comes to its end.
+    wait::let_pass(Duration::from_secs(10));
     let begun = busy()?;
     wait::let_pass(Duration::from_secs(30));
     // A tick is a hundredth of a second.

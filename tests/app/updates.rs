@@ -20,12 +20,12 @@ use tests::target::Target;
 use tests::{cases, ensure_eq, leftovers};
 
 cases! {
-    newer_version_is_offered_and_installed.on(&[Kind::Native]).bare(),
-    same_version_is_none.on(&[Kind::Native]).bare(),
-    each_channel_has_its_own.on(&[Kind::Native]).bare(),
-    what_is_not_signed_is_not_installed.on(&[Kind::Native]).bare(),
-    what_cannot_be_fetched_changes_nothing.on(&[Kind::Native]).bare(),
-    what_cannot_be_installed_is_told.on(&[Kind::Native]).bare(),
+    newer_version_is_offered_and_installed.on(&[Kind::Native]).alone().bare(),
+    same_version_is_none.on(&[Kind::Native]).alone().bare(),
+    each_channel_has_its_own.on(&[Kind::Native]).alone().bare(),
+    what_is_not_signed_is_not_installed.on(&[Kind::Native]).alone().bare(),
+    what_cannot_be_fetched_changes_nothing.on(&[Kind::Native]).alone().bare(),
+    what_cannot_be_installed_is_told.on(&[Kind::Native]).alone().bare(),
 }
 
 /// Begins as a Debian package does.

@@ -1,10 +1,11 @@
 //! The desktop app as its user has it: on a display (Xvfb), with a session bus and a tray, in front of an engine. What is in
 //! its window is reached through WebDriver.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use crate::target::Target;
 use crate::tray::Tray;
 use crate::{leftovers, places, process, wait};
 
-/// Where the driver listens, inside the namespace.
-const DRIVER_PORT: u16 = 4444;
+/// Where the first driver listens, inside the namespace; each has two ports.
+static DRIVER_PORT: AtomicU16 = AtomicU16::new(4444);
 /// For what is shown at once.
 const SOON: Duration = Duration::from_secs(20);
 /// A process that serves as long as the case runs is not bound by the time-out of a command.
@@ -230,37 +231,38 @@ impl App {
         variables: &[(&str, &std::ffi::OsStr)],
     ) -> Result<Self> {
         let app = places::app()?;
+        let port = DRIVER_PORT.fetch_add(2, Ordering::Relaxed);
         let driver = desktop
             .program(places::driver()?, home)
-            .args(["--port", &DRIVER_PORT.to_string(), "--native-port", &(DRIVER_PORT + 1).to_string()])
+            .args(["--port", &port.to_string(), "--native-port", &(port + 1).to_string()])
             .args(["--native-driver".as_ref(), process::find("WebKitWebDriver")?.as_os_str()])
             .env("CORACLE_BIN", places::coracle()?)
             .timeout(FOR_EVER);
         let driver =
             variables.iter().fold(driver, |driver, (name, value)| driver.env(name, value)).spawn()?;
         let server =
-            Server::Tcp(Arc::clone(&desktop.namespace), SocketAddr::from((Ipv4Addr::LOCALHOST, DRIVER_PORT)));
+            Server::Tcp(Arc::clone(&desktop.namespace), SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         wait::eventually_true("the driver answers", SOON, || {
             ensure!(!driver.has_ended(), "tauri-driver ended");
-            Ok(server.get("/status").send().is_ok_and(|answer| answer.status == 200))
+            Ok(ask(&server, "GET", "/status", None).is_ok())
         })?;
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "wry", "tauri:options": {"application": app, "args": arguments},
         }}});
-        let answer = server.post("/session").json(&wanted).send()?.expect(200)?.json()?;
-        let session =
-            answer["value"]["sessionId"].as_str().with_context(|| format!("no session: {answer}"))?;
-        Ok(Self { session: session.to_owned(), server, driver })
+        let answer = ask(&server, "POST", "/session", Some(&wanted))?;
+        let session = answer["sessionId"].as_str().with_context(|| format!("no session: {answer}"))?;
+        let app = Self { session: session.to_owned(), server, driver };
+        // A script that begins before is lost with what the window showed before.
+        wait::eventually_true("the window has its page", SOON, || {
+            let loaded =
+                "return document.readyState === 'complete' && !!document.querySelector('#app, main')";
+            Ok(app.script(loaded, &json!([])).is_ok_and(|loaded| loaded == true))
+        })?;
+        Ok(app)
     }
 
     fn command(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let target = format!("/session/{}{path}", self.session);
-        let request = self.server.request(method, target);
-        let request = if let Some(body) = body { request.json(body) } else { request };
-        let answer = request.send()?;
-        let told = answer.json()?;
-        ensure!(answer.status == 200, "{method} {path}: {}", told["value"]["message"]);
-        Ok(told["value"].clone())
+        ask(&self.server, method, &format!("/session/{}{path}", self.session), body)
     }
 
     /// What a script in the window returns.
@@ -367,4 +369,22 @@ impl App {
         self.driver.kill();
         Ok(())
     }
+}
+
+/// One command of WebDriver's. The connection is not asked to close: tauri-driver hands that on to the native driver, and
+/// then uses the closed connection again.
+fn ask(server: &Server, method: &str, target: &str, body: Option<&Value>) -> Result<Value> {
+    let request = server.request(method, target);
+    let request = if let Some(body) = body { request.json(body) } else { request };
+    let mut answer = request.open().with_context(|| format!("{method} {target}"))?;
+    let mut text = String::new();
+    answer.read_to_string(&mut text).with_context(|| format!("reading the answer to {method} {target}"))?;
+    let told: Value = serde_json::from_str(&text).with_context(|| format!("{method} {target}: {text}"))?;
+    ensure!(
+        answer.status == 200,
+        "{method} {target}: {}: {}",
+        told["value"]["error"],
+        told["value"]["message"]
+    );
+    Ok(told["value"].clone())
 }

@@ -159,7 +159,11 @@ impl Request<'_> {
     pub fn open(self) -> Result<Open> {
         let mut stream = self.server.connect()?;
         stream.limit(self.timeout)?;
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: docker\r\n", self.method, self.target);
+        let host = match self.server {
+            Server::Unix(_) => "docker".to_owned(),
+            Server::Tcp(_, address) => address.to_string(),
+        };
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
