@@ -1,11 +1,10 @@
 //! The desktop app as its user has it: on a display (Xvfb), with a session bus and a tray, in front of an engine. What is in
 //! its window is reached through WebDriver.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +20,8 @@ use crate::target::Target;
 use crate::tray::Tray;
 use crate::{leftovers, places, process, wait};
 
-/// Where the first driver listens, inside the namespace; each has two ports.
-static DRIVER_PORT: AtomicU16 = AtomicU16::new(4444);
+/// Where the driver listens, inside the namespace.
+const DRIVER_PORT: u16 = 4444;
 /// For what is shown at once.
 const SOON: Duration = Duration::from_secs(20);
 /// A process that serves as long as the case runs is not bound by the time-out of a command.
@@ -231,23 +230,24 @@ impl App {
         variables: &[(&str, &std::ffi::OsStr)],
     ) -> Result<Self> {
         let app = places::app()?;
-        let port = DRIVER_PORT.fetch_add(2, Ordering::Relaxed);
         let driver = desktop
-            .program(places::driver()?, home)
-            .args(["--port", &port.to_string(), "--native-port", &(port + 1).to_string()])
-            .args(["--native-driver".as_ref(), process::find("WebKitWebDriver")?.as_os_str()])
+            .program("WebKitWebDriver", home)
+            .arg(format!("--port={DRIVER_PORT}"))
+            // Has the app let itself be driven: see wry.
+            .env("TAURI_AUTOMATION", "true")
+            .env("TAURI_WEBVIEW_AUTOMATION", "true")
             .env("CORACLE_BIN", places::coracle()?)
             .timeout(FOR_EVER);
         let driver =
             variables.iter().fold(driver, |driver, (name, value)| driver.env(name, value)).spawn()?;
         let server =
-            Server::Tcp(Arc::clone(&desktop.namespace), SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+            Server::Tcp(Arc::clone(&desktop.namespace), SocketAddr::from((Ipv4Addr::LOCALHOST, DRIVER_PORT)));
         wait::eventually_true("the driver answers", SOON, || {
-            ensure!(!driver.has_ended(), "tauri-driver ended");
+            ensure!(!driver.has_ended(), "the driver ended");
             Ok(ask(&server, "GET", "/status", None).is_ok())
         })?;
         let wanted = json!({"capabilities": {"alwaysMatch": {
-            "browserName": "wry", "tauri:options": {"application": app, "args": arguments},
+            "webkitgtk:browserOptions": {"binary": app, "args": arguments},
         }}});
         let answer = ask(&server, "POST", "/session", Some(&wanted))?;
         let session = answer["sessionId"].as_str().with_context(|| format!("no session: {answer}"))?;
@@ -371,15 +371,12 @@ impl App {
     }
 }
 
-/// One command of WebDriver's. The connection is not asked to close: tauri-driver hands that on to the native driver, and
-/// then uses the closed connection again.
+/// One command of WebDriver's.
 fn ask(server: &Server, method: &str, target: &str, body: Option<&Value>) -> Result<Value> {
     let request = server.request(method, target);
     let request = if let Some(body) = body { request.json(body) } else { request };
-    let mut answer = request.open().with_context(|| format!("{method} {target}"))?;
-    let mut text = String::new();
-    answer.read_to_string(&mut text).with_context(|| format!("reading the answer to {method} {target}"))?;
-    let told: Value = serde_json::from_str(&text).with_context(|| format!("{method} {target}: {text}"))?;
+    let answer = request.send()?;
+    let told = answer.json()?;
     ensure!(
         answer.status == 200,
         "{method} {target}: {}: {}",

@@ -20,8 +20,6 @@ pub const HOST: &str = "CORACLE_BIN";
 
 /// Names the desktop app likewise.
 const APP: &str = "CORACLE_APP";
-/// Names the program that drives it; `cargo xtask test` sets it.
-const DRIVER: &str = "CORACLE_DRIVER";
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
@@ -52,15 +50,6 @@ pub fn coracle() -> Result<PathBuf> {
 pub fn app() -> Result<PathBuf> {
     product(APP, "coracle-app")
         .map_err(|_| Skip::because("the desktop app is not built: run `cargo xtask build --app`").into())
-}
-
-/// The program that drives the app.
-pub fn driver() -> Result<PathBuf> {
-    let driver = variable(DRIVER).or_else(|| Some(cache()?.join("tauri-driver/bin/tauri-driver")));
-    match driver {
-        Some(driver) if driver.is_file() => Ok(driver),
-        _ => Err(Skip::because("tauri-driver is not there: run `cargo xtask test --level 5`").into()),
-    }
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -12,9 +12,6 @@ use crate::{command, paths};
 
 /// The oldest major version of Node.js that vite runs on.
 const NODE_MAJOR: u32 = 20;
-/// Drives the app in tests.
-const DRIVER: &str = "tauri-driver";
-const DRIVER_VERSION: &str = "^2";
 /// The interface's bundle must not grow beyond this, compressed, in bytes: the window would wait for it.
 const MAX_BUNDLE: usize = 400 * 1000;
 
@@ -55,18 +52,6 @@ pub(crate) fn test_interface(filter: Option<&str>) -> Result<()> {
         test.args(["--", "-t", filter]);
     }
     command::run(&mut test)
-}
-
-/// The program through which tests drive the app; built once per machine.
-pub(crate) fn driver() -> Result<PathBuf> {
-    let folder = paths::cache()?.join(DRIVER);
-    let program = folder.join("bin").join(DRIVER);
-    if !program.is_file() {
-        let mut install = cargo("install");
-        install.args(["--quiet", "--locked", "--version", DRIVER_VERSION, "--root"]).arg(&folder).arg(DRIVER);
-        command::run(&mut install)?;
-    }
-    Ok(program)
 }
 
 /// Installs what `ui/package-lock.json` names, unless it is there.

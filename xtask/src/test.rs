@@ -175,9 +175,6 @@ fn cases(engine: &str, whose: Whose, filter: Option<&str>) -> Result<()> {
         // A filter is part of a name; one that names the module itself is a longer one.
         Whose::Apps => cargo.arg(filter.filter(|filter| filter.contains(APP)).unwrap_or(APP)),
     };
-    if whose == Whose::Apps {
-        cargo.env("CORACLE_DRIVER", app::driver()?);
-    }
     cargo.env("CORACLE_PEER", &peer.folder).env("CORACLE_DOCKER_PY", docker_py::ensure()?);
     command::run(cargo.env("CORACLE_ENGINES", engine))
 }
