@@ -213,8 +213,9 @@ test("unused ones are named before they are removed", async () => {
   await picture(page, "networks-prune");
   await dialog.getByRole("button", { name: "Remove 2 networks" }).click();
   await page.getByText("Removed 2 networks: boatyard, six").waitFor();
-  expect(await networks(page)).not.toContain("six");
-  expect(await page.getByRole("button", { name: "Remove unused…" }).isDisabled()).toBe(true);
+  // The list follows the engine's events, which come a moment later.
+  await expect.poll(() => networks(page), { timeout: 10_000 }).not.toContain("six");
+  await expect.poll(() => page.getByRole("button", { name: "Remove unused…" }).isDisabled(), { timeout: 10_000 }).toBe(true);
 });
 
 test("predefined ones have no button that removes them, and one that is gone says so", async () => {
