@@ -54,6 +54,12 @@ pub(crate) fn test_interface(filter: Option<&str>) -> Result<()> {
     command::run(&mut test)
 }
 
+/// Unit tests of the shell, which is a program without a library.
+pub(crate) fn test_shell(filter: Option<&str>) -> Result<()> {
+    let mut test = cargo("test");
+    command::run(test.args(["--release", "--bins", "--package", "coracle-app", "--"]).args(filter))
+}
+
 /// Installs what `ui/package-lock.json` names, unless it is there.
 fn packages() -> Result<()> {
     node()?;

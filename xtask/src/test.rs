@@ -84,10 +84,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.level.is_none_or(|level| level == 5) {
         stages.push(("level 5, the interface", Box::new(move || app::test_interface(filter))));
         stages.push(("level 5, building the app", Box::new(|| app::app().map(drop))));
-        stages.push((
-            "level 5, the shell",
-            Box::new(move || unit_tests(build::cargo("test"), &["coracle-app"], filter)),
-        ));
+        stages.push(("level 5, the shell", Box::new(move || app::test_shell(filter))));
     }
     // Not among everything yet: some of these cases fail, see docs/testing.md.
     if args.level == Some(5) {
