@@ -99,6 +99,7 @@ fn run() -> anyhow::Result<i32> {
             docker::engine_stream_write,
             docker::engine_stream_finish,
             docker::engine_stream_close,
+            docker::engine_stream_taken,
             docker::engine_to_file,
             docker::engine_from_file,
             docker::engine_cancel,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::app::{App, Desktop, Home};
+use tests::archive::{self, Image, Tar, busybox_root};
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::Target;
@@ -86,36 +87,62 @@ fn terminal_runs_a_shell(t: &Target) -> Outcome {
     app.keep_picture("terminal")
 }
 
+/// A shop by compose, with an image for each service, a job that failed and one that went well.
+fn shop(t: &Target) -> Outcome {
+    let root = busybox_root()?;
+    for (tag, megabytes) in [("shop/web:2.1", 12), ("shop/database:17", 48), ("shop/cache:8", 5)] {
+        // Bytes that do not compress are not needed: what is shown is the size on disk.
+        let own = Tar::default().file("opt/release", 0o644, &vec![b'.'; megabytes << 20])?.finish()?;
+        let image = Image::new(tag, root).layer(own).docker_archive()?;
+        t.ok(["load", "-i", &archive::write(t.folder(), "image.tar", &image)?.to_string_lossy()])?;
+    }
+    let talk = "for i in $(seq 24); do printf '\\033[32mGET\\033[0m /baskets/%s \\033[36m200\\033[0m %s ms\\n' $i $((i * 7 % 23 + 2)); \
+                done; echo 'slow answer from database: 212 ms' >&2; exec sleep 100000";
+    let sleep = ["sleep", "100000"];
+    // JSON is YAML; a dollar is doubled for compose.
+    let shop = json!({
+        "name": "shop",
+        "services": {
+            "web": {
+                "image": "shop/web:2.1", "init": true, "ports": ["8080:80"], "depends_on": ["database", "cache"],
+                "command": ["sh", "-c", talk.replace('$', "$$")], "environment": {"MODE": "production"},
+            },
+            "database": {"image": "shop/database:17", "init": true, "command": sleep, "volumes": ["data:/var/lib/data"]},
+            "cache": {"image": "shop/cache:8", "init": true, "command": sleep},
+        },
+        "volumes": {"data": {}},
+    });
+    let file = archive::write(t.folder(), "compose.yaml", shop.to_string().as_bytes())?;
+    t.ok(["compose", "-f", &file.to_string_lossy(), "up", "-d", "--pull", "never"])?;
+    t.ok(["exec", "shop-database-1", "sh", "-c", "head -c 3000000 /dev/zero >/var/lib/data/orders"])?;
+    t.ok(["run", "--name", "nightly-backup", "busybox", "true"])?;
+    t.fails(1, ["run", "--name", "import", "busybox", "false"])?;
+    Ok(())
+}
+
+/// With `CORACLE_PICTURES` this makes the pictures of `docs/pictures`.
 fn every_page_has_something_to_show(t: &Target) -> Outcome {
     let (app, _desktop, home) = open(t)?;
-    let name = t.name("web");
-    let volume = t.name("data");
-    t.ok([
-        "run",
-        "-d",
-        "--init",
-        "--name",
-        &name,
-        "-v",
-        &format!("{volume}:/data"),
-        "busybox",
-        "sleep",
-        "1000",
-    ])?;
-    let kind = if matches!(home, Home::Machine(_)) { "machine" } else { "native" };
-    for (page, shown) in [
-        ("containers", &*name),
-        ("images", "busybox"),
-        ("volumes", &volume),
-        ("networks", "bridge"),
-        ("machine", "Running"),
-        ("settings", "Memory"),
+    shop(t)?;
+    let web = "/containers/shop-web-1";
+    let (logs, stats) = (format!("{web}/logs"), format!("{web}/stats"));
+    for (name, page, shown) in [
+        ("containers", "/containers", "nightly-backup"),
+        ("logs", &logs, "slow answer"),
+        ("stats", &stats, "CPU"),
+        ("images", "/images", "shop/database"),
+        ("volumes", "/volumes", "shop_data"),
+        ("networks", "/networks", "shop_default"),
+        ("network", "/networks/shop_default", "shop-web-1"),
+        ("machine", "/machine", "Running"),
+        ("settings", "/settings", "Memory"),
+        ("first-run", "/first-run", "Coracle"),
     ] {
-        app.go(&format!("/{page}"))?;
+        app.go(page)?;
         app.shows(shown)?;
         for theme in ["light", "dark"] {
             app.ask("preferences_change", &json!({"changes": {"theme": theme}}))?;
-            app.keep_picture(&format!("{kind}-{page}-{theme}"))?;
+            app.keep_picture(&format!("{}-{name}-{theme}", home.kind()))?;
         }
     }
     // What the window complains of would be seen by nobody.
@@ -124,8 +151,7 @@ fn every_page_has_something_to_show(t: &Target) -> Outcome {
         &json!([]),
     )?;
     ensure!(broken.as_array().is_some_and(Vec::is_empty), "the window says {broken}");
-    t.ok(["rm", "-f", &name])?;
-    t.ok(["volume", "rm", &volume]).map(drop)
+    Ok(())
 }
 
 fn names_with_markup_are_text(t: &Target) -> Outcome {

@@ -20,7 +20,6 @@ cases! {
     window_goes_to_the_tray_and_comes_back.on(&[Kind::Native]).alone(),
     without_a_tray_closing_is_the_end.on(&[Kind::Native]).alone(),
     second_start_hands_its_link_over.on(&[Kind::Native]).alone(),
-    an_idle_app_is_idle.on(&[Kind::Native]).alone(),
 }
 
 /// The app on a desktop, in front of the case's engine.
@@ -299,37 +298,4 @@ fn second_start_hands_its_link_over(t: &Target) -> Outcome {
         t.namespace().processes()?.into_iter().filter(|process| process.line.starts_with(&app)).count();
     ensure_eq!(running, 1);
     Ok(())
-}
-
-/// The app has no work of its own: in thirty seconds in which nothing happens, its processes are busy for less than one
-/// hundredth of them.
-fn an_idle_app_is_idle(t: &Target) -> Outcome {
-    let desktop = Desktop::start(t.namespace(), true)?;
-    let home = Home::of(t)?;
-    // The first run has a picture that moves.
-    std::fs::write(home.path().join("app.json"), r#"{"first_run_done": true}"#)?;
-    let app = App::open(&desktop, home.path(), &[])?;
-    app.shows("No containers yet")?;
-    let busy = || -> Result<u64> {
-        let found = t.namespace().processes()?;
-        let ours = found
-            .iter()
-            .filter(|process| process.line.contains("coracle-app") || process.line.contains("WebKit"));
-        Ok(ours.filter_map(|process| ticks(process.pid.as_raw_nonzero().get())).sum())
-    };
-    // What the start has begun comes to its end.
-    wait::let_pass(Duration::from_secs(10));
-    let begun = busy()?;
-    wait::let_pass(Duration::from_secs(30));
-    // A tick is a hundredth of a second.
-    let spent = busy()? - begun;
-    ensure!(spent < 30, "an idle app was busy for {spent} hundredths of 30 seconds");
-    Ok(())
-}
-
-/// User and system time of a process, in ticks: the 14th and 15th field of proc_pid_stat(5).
-fn ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }

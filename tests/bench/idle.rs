@@ -3,9 +3,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tests::engine::{Engine, Kind};
 use tests::machine::Machine;
-use tests::namespace::{Namespace, Process};
 use tests::wait;
 
+use crate::processes::{proportional_memory, ticks};
 use crate::table::{Figure, Limit, Value};
 
 /// How long a machine is left alone before it counts as idle.
@@ -17,9 +17,9 @@ pub(crate) fn host() -> Result<Vec<Figure>> {
     let machine = Machine::new()?;
     machine.start()?;
     wait::let_pass(SETTLE);
-    let before = ticks(machine.namespace())?;
+    let before = ticks(&machine.namespace().processes()?)?;
     wait::let_pass(WATCH);
-    let after = ticks(machine.namespace())?;
+    let after = ticks(&machine.namespace().processes()?)?;
     let processes = machine.namespace().processes()?;
     let (mut all, mut guest) = (0, 0);
     for process in &processes {
@@ -42,40 +42,6 @@ pub(crate) fn host() -> Result<Vec<Figure>> {
         ),
         figure("idle machine: memory the guest has touched", Value::memory(guest), None),
     ])
-}
-
-/// The processor time of everything in a namespace.
-fn ticks(namespace: &Namespace) -> Result<u64> {
-    let mut sum = 0;
-    for process in namespace.processes()? {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", process.pid.as_raw_nonzero())) else {
-            continue;
-        };
-        // The name, in brackets, may hold blanks. utime and stime are fields 14 and 15, proc(5).
-        let fields = stat.rsplit_once(") ").context("an odd /proc/PID/stat")?.1;
-        sum += fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-    }
-    Ok(sum)
-}
-
-/// A process's share of the memory that it maps, in bytes, and how much of that is the guest's RAM.
-fn proportional_memory(process: &Process) -> Result<(u64, u64)> {
-    let path = format!("/proc/{}/smaps", process.pid.as_raw_nonzero());
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let (mut all, mut ram, mut in_ram) = (0, 0, false);
-    for line in text.lines() {
-        if let Some(size) = line.strip_prefix("Pss:") {
-            let kib: u64 = size.trim().trim_end_matches(" kB").parse().context("an odd size")?;
-            all += kib * 1024;
-            if in_ram {
-                ram += kib * 1024;
-            }
-        } else if line.split_once(' ').is_some_and(|(range, _)| range.contains('-')) {
-            // The head of a mapping; the emulator names its memory file after the kind of memory.
-            in_ram = line.contains("memfd:memory-backend-memfd");
-        }
-    }
-    Ok((all, ram))
 }
 
 pub(crate) fn engine_memory() -> Result<Vec<Figure>> {

@@ -1,5 +1,7 @@
 //! Measurements of a finished product, beside its peers in the same run: `cargo xtask bench [ROW…] [--json]`.
 
+/// The desktop app.
+mod app;
 /// Many containers, their logs, and processes in them.
 mod containers;
 /// Create, start, wait, remove, over the API.
@@ -20,6 +22,8 @@ mod idle;
 mod network;
 /// Published ports.
 mod ports;
+/// What processes take.
+mod processes;
 /// From `coracle start` until Docker answers.
 mod start;
 /// Figures and how they are printed.
@@ -67,6 +71,7 @@ const ROWS: &[Row] = &[
     ("disk", "an image of 5 GiB removed from a machine, until the host has its blocks back", disk::freed),
     ("kills", "records lost of those synced to a volume, the machine process killed 50 times", disk::kills),
     ("idle", "all host processes of a machine without containers, for 30 s", idle::host),
+    ("app", "the desktop app: from its launch until it shows what the engine has, and at rest", app::run),
     ("engine-memory", "the engine's memory in a machine and natively, and dockerd's", idle::engine_memory),
 ];
 

@@ -16,6 +16,7 @@ cases! {
     one_file,
     read_only,
     owners,
+    owners_outlive_the_guests_memory.on(&[Kind::Machine]),
     modes,
     links_and_renames,
     kinds_of_files,
@@ -135,6 +136,17 @@ fn owners(t: &Target) -> Outcome {
     // A machine is the user's own, and so are its files.
     let expected = if t.kind() == Kind::Machine { mine } else { 5 };
     ensure_eq!((on_host.uid(), on_host.mode() & 0o7777), (expected, 0o600));
+    Ok(())
+}
+
+/// What the guest's kernel has forgotten, it is told anew; files that nobody has open, too.
+fn owners_outlive_the_guests_memory(t: &Target) -> Outcome {
+    shell(t, &[], "mkdir data; echo rows > data/table; chmod 640 data/table; chown -R 999:998 data")?;
+    t.machine()?.ok(["shell", "--", "sh", "-c", "sync; echo 3 > /proc/sys/vm/drop_caches"])?;
+    let seen = shell(t, &[], "stat -c '%n %u:%g %a' data data/table; ls -n data | tail -n 1 | cut -c 1-40")?;
+    let lines: Vec<&str> = seen.lines().collect();
+    ensure_eq!(lines[..2], ["data 999:998 755", "data/table 999:998 640"]);
+    ensure!(lines[2].contains(" 999 ") && lines[2].contains(" 998 "), "a listing says {:?}", lines[2]);
     Ok(())
 }
 

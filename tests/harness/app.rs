@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::case::Skip;
+use crate::engine::Engine;
 use crate::http::Server;
 use crate::namespace::Namespace;
 use crate::process::{Program, Running};
 use crate::target::Target;
 use crate::tray::Tray;
-use crate::{leftovers, places, process, wait};
+use crate::{display, leftovers, places, process, wait};
 
 /// Where the driver listens, inside the namespace.
 const DRIVER_PORT: u16 = 4444;
@@ -119,7 +119,16 @@ impl Home {
         if let Ok(machine) = target.machine() {
             return Ok(Self::Machine(machine.home().to_owned()));
         }
-        let Server::Unix(socket) = target.api() else { bail!("an engine serves on a unix socket") };
+        Self::stand(target.api())
+    }
+
+    /// One for an engine that runs natively.
+    pub fn of_engine(engine: &Engine) -> Result<Self> {
+        Self::stand(engine.api())
+    }
+
+    fn stand(api: &Server) -> Result<Self> {
+        let Server::Unix(socket) = api else { bail!("an engine serves on a unix socket") };
         Ok(Self::Stand(Stand::start(socket)?))
     }
 
@@ -128,6 +137,15 @@ impl Home {
         match self {
             Self::Machine(home) => home,
             Self::Stand(stand) => stand.folder.path(),
+        }
+    }
+
+    /// The name of what stands there.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Machine(_) => "machine",
+            Self::Stand(_) => "native",
         }
     }
 }
@@ -213,6 +231,7 @@ fn status(state: &str) -> Value {
 pub struct App {
     session: String,
     server: Server,
+    display: String,
     driver: Running,
 }
 
@@ -251,7 +270,8 @@ impl App {
         }}});
         let answer = ask(&server, "POST", "/session", Some(&wanted))?;
         let session = answer["sessionId"].as_str().with_context(|| format!("no session: {answer}"))?;
-        let app = Self { session: session.to_owned(), server, driver };
+        let display = desktop.display.clone();
+        let app = Self { session: session.to_owned(), server, display, driver };
         // A script that begins before is lost with what the window showed before.
         wait::eventually_true("the window has its page", SOON, || {
             let loaded =
@@ -344,21 +364,24 @@ impl App {
         self.command("POST", &format!("/element/{element}/value"), Some(&json!({"text": text}))).map(drop)
     }
 
-    /// A picture of the window, as a PNG.
-    pub fn picture(&self) -> Result<Vec<u8>> {
-        let text = self.command("GET", "/screenshot", None)?;
-        let text = text.as_str().context("no picture")?;
-        base64::engine::general_purpose::STANDARD.decode(text).context("a picture that is no base64")
-    }
-
-    /// Keeps a picture where the environment says pictures are kept, if it does.
+    /// Keeps a picture of the window where the environment says pictures are kept, if it does.
     pub fn keep_picture(&self, name: &str) -> Result<()> {
         let Some(folder) = std::env::var_os("CORACLE_PICTURES").filter(|value| !value.is_empty()) else {
             return Ok(());
         };
+        self.script_async(
+            "const [done] = arguments; requestAnimationFrame(() => requestAnimationFrame(() => done()))",
+            &json!([]),
+        )?;
+        let mut last = Vec::new();
+        // What moves all the time does not come to rest.
+        let _ = wait::eventually_true("the window is at rest", Duration::from_secs(3), || {
+            let now = display::picture(&self.display, "Coracle")?;
+            Ok(now == std::mem::replace(&mut last, now.clone()))
+        });
         let path = Path::new(&folder).join(format!("{name}.png"));
         std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::write(&path, self.picture().map_err(std::io::Error::other)?))
+            .and_then(|()| std::fs::write(&path, last))
             .with_context(|| format!("keeping {}", path.display()))
     }
 

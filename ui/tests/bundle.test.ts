@@ -5,14 +5,14 @@ import { gzipSync } from "node:zlib";
 import { build } from "vite";
 import { beforeAll, expect, test } from "vitest";
 
-const OUT = "test-artefacts/product";
+const OUT = "dist";
 const LIMIT = 400 * 1000;
 
 let files: { name: string; bytes: Buffer }[] = [];
 
 beforeAll(async () => {
   rmSync(OUT, { recursive: true, force: true });
-  await build({ mode: "production", logLevel: "warn", build: { outDir: OUT } });
+  await build({ mode: "production", logLevel: "warn" });
   files = readdirSync(OUT, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => ({ name: entry.name, bytes: readFileSync(join(entry.parentPath, entry.name)) }));

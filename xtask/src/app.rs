@@ -1,19 +1,16 @@
 //! The desktop app: its interface (`ui/`, built by npm and vite) and its shell (`src-tauri/`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::build::{self, cargo};
-use crate::terminal::say;
 use crate::{command, paths};
 
 /// The oldest major version of Node.js that vite runs on.
 const NODE_MAJOR: u32 = 20;
-/// The interface's bundle must not grow beyond this, compressed, in bytes: the window would wait for it.
-const MAX_BUNDLE: usize = 400 * 1000;
 
 fn interface() -> PathBuf {
     paths::root().join("ui")
@@ -29,13 +26,7 @@ pub(crate) fn app() -> Result<PathBuf> {
 /// Builds `ui/dist`.
 pub(crate) fn build_interface() -> Result<()> {
     packages()?;
-    command::run(&mut npm(&["run", "--silent", "build"]))?;
-    let size = bundle_size(&interface().join("dist"))?;
-    if size > MAX_BUNDLE {
-        bail!("the interface's bundle has {size} bytes compressed, and may have {MAX_BUNDLE}");
-    }
-    say(format_args!("interface: {} kB compressed", size / 1000));
-    Ok(())
+    command::run(&mut npm(&["run", "--silent", "build"]))
 }
 
 /// Types and Svelte's own rules.
@@ -105,35 +96,6 @@ fn node_major(version: &str) -> Option<u32> {
     version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
 }
 
-/// What the interface has of scripts, styles and pages, compressed as a server would.
-fn bundle_size(dist: &Path) -> Result<usize> {
-    let mut size = 0;
-    for entry in fs::read_dir(dist).with_context(|| format!("listing {}", dist.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            size += bundle_size(&path)?;
-        } else if path
-            .extension()
-            .is_some_and(|kind| ["js", "css", "html"].iter().any(|counted| kind == *counted))
-        {
-            size += compressed_size(&path)?;
-        }
-    }
-    Ok(size)
-}
-
-fn compressed_size(path: &Path) -> Result<usize> {
-    let output = Command::new("gzip")
-        .args(["--best", "--stdout"])
-        .arg(path)
-        .output()
-        .with_context(|| format!("compressing {}", path.display()))?;
-    if !output.status.success() {
-        bail!("compressing {} failed: {}", path.display(), output.status);
-    }
-    Ok(output.stdout.len())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,16 +104,5 @@ mod tests {
     fn node_versions() {
         assert_eq!(node_major("v20.20.2\n"), Some(20));
         assert_eq!(node_major("20"), None);
-    }
-
-    #[test]
-    fn a_bundle_is_what_a_window_has_to_load() {
-        let dist = tempfile::tempdir().unwrap();
-        assert_eq!(bundle_size(dist.path()).unwrap(), 0);
-        fs::create_dir(dist.path().join("assets")).unwrap();
-        fs::write(dist.path().join("assets/a.js"), "x".repeat(100_000)).unwrap();
-        fs::write(dist.path().join("logo.svg"), "x").unwrap();
-        let size = bundle_size(dist.path()).unwrap();
-        assert!((20..1000).contains(&size), "{size}");
     }
 }

@@ -4,13 +4,13 @@
 use anyhow::Result;
 
 use crate::terminal::say;
-use crate::{build, command, file_servers, networks, npm_project, paths, peer, setup};
+use crate::{app, build, command, file_servers, networks, npm_project, paths, peer, setup};
 
 /// What may be said after `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Rows to measure: cycle, run, exec, twenty, logs, list, memory, network, idle-connections, ports, machine-ports,
-    /// bridge, files, file-events, start, disk, kills, idle, engine-memory [default: all]
+    /// bridge, files, file-events, start, disk, kills, idle, app, engine-memory [default: all]
     #[arg(value_name = "ROW")]
     rows: Vec<String>,
     /// Print JSON instead of a table
@@ -22,6 +22,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     setup::ensure()?;
     build::product()?;
+    if args.rows.is_empty() || args.rows.iter().any(|row| row == "app") {
+        app::app()?;
+    }
     let peer = peer::ensure()?;
     let networks = networks::ensure()?;
     let file_servers = file_servers::ensure()?;

@@ -45,11 +45,12 @@ fn formatting() -> Result<()> {
     command::run(cargo("fmt").args(["--all", "--check"]))
 }
 
-/// Host and guest crates at once, in the plain development profile: the guest's static flags change nothing that a
-/// lint looks at.
+/// Host and guest crates at once: the guest's static flags change nothing that a lint looks at. In the profile of the product,
+/// with which build scripts and procedural macros are shared.
 fn lints() -> Result<()> {
     command::run(cargo("clippy").args([
         "--quiet",
+        "--release",
         "--workspace",
         "--all-targets",
         "--",
@@ -60,7 +61,7 @@ fn lints() -> Result<()> {
 
 fn documentation() -> Result<()> {
     let mut doc = cargo("doc");
-    doc.args(["--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    doc.args(["--quiet", "--release", "--workspace", "--no-deps", "--document-private-items"]);
     command::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
 }
 

@@ -118,7 +118,7 @@ fn control(size_kib: u64) -> String {
     )
 }
 
-/// Installs the package into an empty root, looks at it, and takes it away again.
+/// Installs the package into an empty root, looks at it, starts a machine, and takes the package away again.
 fn try_out(package: &Path, root: &Path) -> Result<()> {
     paths::remove_folder(root)?;
     folder(&root.join("var/lib/dpkg/info"))?;
@@ -146,6 +146,9 @@ fn try_out(package: &Path, root: &Path) -> Result<()> {
         checks.as_array().and_then(|checks| checks.iter().find(|check| check["name"] == "guest image"));
     ensure!(image.is_some_and(|image| image["verdict"] == "ok"), "the installed image: {image:?}");
     libraries_are_needed(&root.join(PLACE).join("bin"))?;
+    let machine = |verb: &str| command::output(Command::new(&coracle).arg(verb).env("CORACLE_HOME", &home));
+    machine("start").context("starting a machine of the installed package")?;
+    machine("stop")?;
 
     dpkg("--remove", Path::new(NAME))?;
     dpkg("--purge", Path::new(NAME))?;

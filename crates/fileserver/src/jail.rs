@@ -1,11 +1,15 @@
 //! What keeps the process to the shares, should a guest find a fault in it.
 
+use std::collections::BTreeMap;
+
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 
 use crate::Share;
 
@@ -55,6 +59,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_fchmodat,
     libc::SYS_utimensat,
     libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_fchdir,
     libc::SYS_setxattr,
     libc::SYS_listxattr,
     libc::SYS_removexattr,
@@ -137,7 +143,10 @@ pub fn enter(shares: &[Share]) -> Result<(), JailError> {
 /// Any other system call fails with `EPERM`: a guest that has found a fault gets no further, and one that was forgotten
 /// here does not take the machine with it.
 fn filter() -> Result<BpfProgram, JailError> {
-    let calls = CALLS.iter().chain(OLD_CALLS).map(|call| (*call, Vec::new())).collect();
+    let mut calls: BTreeMap<_, _> = CALLS.iter().chain(OLD_CALLS).map(|call| (*call, Vec::new())).collect();
+    // A working directory of its own for a thread, and nothing else.
+    let folder = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, libc::CLONE_FS.unsigned_abs().into())?;
+    calls.insert(libc::SYS_unshare, vec![SeccompRule::new(vec![folder])?]);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into()?;
     Ok(SeccompFilter::new(calls, refuse, SeccompAction::Allow, architecture)?.try_into()?)

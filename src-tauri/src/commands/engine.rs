@@ -48,6 +48,11 @@ pub(crate) async fn engine_stream_finish(shell: State<'_, Shell>, id: u32) -> Re
 }
 
 #[tauri::command]
+pub(crate) fn engine_stream_taken(shell: State<'_, Shell>, id: u32, bytes: usize) {
+    shell.streams.taken(id, bytes);
+}
+
+#[tauri::command]
 pub(crate) fn engine_stream_close(shell: State<'_, Shell>, id: u32) {
     shell.streams.close(id);
 }

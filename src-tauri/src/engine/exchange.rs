@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, io, path::Path, path::PathBuf, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use futures_util::{Stream, TryStreamExt};
+use http_body_util::{BodyDataStream, BodyExt, Full, combinators::BoxBody};
 use hyper::{
     Method, Response, StatusCode, Uri,
     body::Incoming,
@@ -41,6 +42,19 @@ pub(crate) struct Request {
     /// Ask for a connection.
     #[serde(default)]
     pub(crate) upgrade: bool,
+    /// What the body is made of, if it goes to a file or comes from one and is not the file itself.
+    #[serde(default)]
+    pub(crate) file: Option<Wrapping>,
+}
+
+/// What a file is in on the way between engine and host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Wrapping {
+    /// The file alone in an archive, as `/containers/{id}/archive` gives and takes it.
+    Tar,
+    /// Docker's frames of output (`/containers/{id}/logs` without a terminal).
+    Frames,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -84,6 +98,7 @@ impl Request {
             body: None,
             body_base64: None,
             upgrade: false,
+            file: None,
         }
     }
 
@@ -224,6 +239,11 @@ impl Engine {
         let response = self.send(request.with_own_body()?).await?;
         whole(&line, response).await
     }
+}
+
+/// An answer's body. Trailers carry nothing that is wanted.
+pub(crate) fn pieces(line: String, response: Response<Incoming>) -> impl Stream<Item = Result<Bytes>> + Send {
+    BodyDataStream::new(response.into_body()).map_err(move |error| broken_off(&line, &error))
 }
 
 /// Reads an answer to its end.

@@ -9,6 +9,8 @@ pub(crate) mod calls;
 pub(crate) mod exchange;
 /// Bodies from and to files of the host.
 pub(crate) mod files;
+/// Docker's frames of output.
+pub(crate) mod frames;
 /// Answers in pieces, and connections.
 pub(crate) mod stream;
 

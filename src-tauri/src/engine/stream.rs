@@ -1,7 +1,8 @@
 //! Answers in pieces, and connections.
 //!
 //! What the engine says is gathered for a moment before it is handed on: a log of short lines would else
-//! wake the window for each of them.
+//! wake the window for each of them. And no more is handed on than the window has room for: it says what it has taken,
+//! and until then the engine has to wait, as a slow reader of its socket lets it.
 
 use std::{
     collections::HashMap,
@@ -15,24 +16,25 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use http_body_util::BodyDataStream;
-use hyper::{Response, StatusCode, body::Incoming};
+use hyper::StatusCode;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt},
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
 use tokio_util::io::ReaderStream;
 
-use super::exchange::{Engine, Head, Request, broken_off, whole};
+use super::exchange::{Engine, Head, Request, broken_off, pieces, whole};
 use crate::error::{Error, Result};
 
 /// How long pieces are gathered after the first, and how many bytes at most.
 const GATHER: Duration = Duration::from_millis(8);
 const GATHER_BYTES: usize = 256 << 10;
+/// What may be under way to the window, in bytes.
+const WINDOW: usize = 4 << 20;
 /// What is read at once from a connection.
 const READ: usize = 64 << 10;
 /// Writes that wait for a connection to take them.
@@ -56,6 +58,8 @@ pub(crate) struct Streams {
 struct Open {
     /// Of connections alone.
     writer: Option<mpsc::Sender<Write>>,
+    /// What the window has room for.
+    room: Arc<Semaphore>,
     task: AbortHandle,
 }
 
@@ -86,14 +90,15 @@ impl Streams {
         }
         let head = Head::of(response.status(), response.headers());
         let id = self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let room = Arc::new(Semaphore::new(WINDOW));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let connection = hyper::upgrade::on(response).await.map_err(|error| broken_off(&line, &error))?;
             let (reader, writer) = tokio::io::split(TokioIo::new(connection));
             let (writes, received) = mpsc::channel(WAITING_WRITES);
-            let reading = hand_on(pieces_of_connection(line.clone(), reader), sink);
+            let reading = hand_on(pieces_of_connection(line.clone(), reader), sink, Arc::clone(&room));
             let writing = write(line, writer, received);
             // The answer's end is the stream's, whatever could still be written.
-            self.keep(id, Some(writes), async move {
+            self.keep(id, Some(writes), room, async move {
                 tokio::select! {
                     () = reading => {}
                     () = async { writing.await; std::future::pending().await } => {}
@@ -102,7 +107,8 @@ impl Streams {
         } else if wants_connection {
             return Err(Error::host(format!("the engine answered {line} without opening a connection")));
         } else {
-            self.keep(id, None, hand_on(pieces_of_body(line, response), sink));
+            let reading = hand_on(pieces(line, response), sink, Arc::clone(&room));
+            self.keep(id, None, room, reading);
         }
         Ok(Opened { id, head })
     }
@@ -115,6 +121,14 @@ impl Streams {
     /// Says that nothing more is written.
     pub(crate) async fn finish(&self, id: u32) -> Result<()> {
         self.tell(id, Write::Finish).await
+    }
+
+    /// The window has taken so many bytes of what was handed on.
+    pub(crate) fn taken(&self, id: u32, bytes: usize) {
+        if let Some(open) = lock(&self.open).get(&id) {
+            // Never more room than there was.
+            open.room.add_permits(bytes.min(WINDOW - open.room.available_permits()));
+        }
     }
 
     /// Hangs up. A stream that is over is none.
@@ -135,6 +149,7 @@ impl Streams {
         &self,
         id: u32,
         writer: Option<mpsc::Sender<Write>>,
+        room: Arc<Semaphore>,
         work: impl Future<Output = ()> + Send + 'static,
     ) {
         let streams = Arc::clone(&self.open);
@@ -144,7 +159,7 @@ impl Streams {
             work.await;
             lock(&streams).remove(&id);
         });
-        open.insert(id, Open { writer, task: task.abort_handle() });
+        open.insert(id, Open { writer, room, task: task.abort_handle() });
     }
 
     async fn tell(&self, id: u32, what: impl FnOnce(oneshot::Sender<Result<()>>) -> Write) -> Result<()> {
@@ -166,11 +181,6 @@ fn lock(open: &Mutex<HashMap<u32, Open>>) -> MutexGuard<'_, HashMap<u32, Open>> 
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An answer's body. Trailers carry nothing that is wanted.
-fn pieces_of_body(line: String, response: Response<Incoming>) -> impl Stream<Item = Result<Bytes>> + Send {
-    BodyDataStream::new(response.into_body()).map_err(move |error| broken_off(&line, &error))
-}
-
 fn pieces_of_connection(
     line: String,
     reader: impl AsyncRead + Send,
@@ -179,7 +189,7 @@ fn pieces_of_connection(
 }
 
 /// Gathers pieces and hands them on until there are none.
-async fn hand_on(pieces: impl Stream<Item = Result<Bytes>> + Send, sink: impl Sink) {
+async fn hand_on(pieces: impl Stream<Item = Result<Bytes>> + Send, sink: impl Sink, room: Arc<Semaphore>) {
     let mut pieces = std::pin::pin!(pieces);
     loop {
         let mut gathered = Vec::new();
@@ -202,12 +212,23 @@ async fn hand_on(pieces: impl Stream<Item = Result<Bytes>> + Send, sink: impl Si
             }
             until.get_or_insert_with(|| Instant::now() + GATHER);
         };
-        if !gathered.is_empty() && !sink.data(gathered) {
-            return;
+        for piece in gathered.chunks(GATHER_BYTES) {
+            take_room(&room, piece.len()).await;
+            if !sink.data(piece.to_vec()) {
+                return;
+            }
         }
         if let Some(error) = end {
             return sink.end(error);
         }
+    }
+}
+
+/// Waits until the window has room.
+async fn take_room(room: &Semaphore, bytes: usize) {
+    // At most `GATHER_BYTES`; and nobody closes it.
+    if let Ok(permits) = room.acquire_many(bytes as u32).await {
+        permits.forget();
     }
 }
 
@@ -368,6 +389,37 @@ mod tests {
         streams.close_all();
         while let Some(said) = heard.recv().await {
             assert!(matches!(said, Said::Data(_)), "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_is_under_way_than_the_window_has_room_for() {
+        let fake = FakeEngine::start(|_, mut stream| async move {
+            respond(&mut stream, "200 OK", &vec![7; 3 * WINDOW]).await;
+        });
+        let (sink, mut heard) = listener();
+        let streams = Streams::default();
+        let opened = streams.open(&fake.engine(), Request::get("/x"), sink).await.unwrap();
+        let (mut length, mut taken) = (0, 0);
+        loop {
+            // So much comes in any case.
+            while length <= taken + WINDOW - GATHER_BYTES {
+                match heard.recv().await.expect("an end") {
+                    Said::Data(bytes) => length += bytes.len(),
+                    Said::End(error) => {
+                        assert_eq!((length, error), (3 * WINDOW, None));
+                        return;
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+            while let Ok(Said::Data(bytes)) = heard.try_recv() {
+                length += bytes.len();
+            }
+            assert!(length <= taken + WINDOW, "{length} bytes came, and {taken} were taken");
+            // What was never handed on makes no room.
+            streams.taken(opened.id, usize::MAX);
+            taken = length;
         }
     }
 

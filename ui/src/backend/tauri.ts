@@ -82,6 +82,9 @@ const channel = <T>(message: (value: T) => void): Channel<T> => {
   return made;
 };
 
+/** The shell hands on no more than 4 MiB that it has not heard of as taken. */
+const TELL_TAKEN = 512 * 1024;
+
 type StreamMessage = ArrayBuffer | { end: true; error?: Refusal };
 
 /** Ends a listener whose registration may still be under way. */
@@ -95,10 +98,20 @@ export const tauri: Backend = {
 
   async engineStream(request, listener: StreamListener) {
     let closed = false;
+    let id: number | null = null;
+    let taken = 0;
+    const tell = () => {
+      if (id === null || taken < TELL_TAKEN) return;
+      void invoke("engine_stream_taken", { id, bytes: taken });
+      taken = 0;
+    };
     const messages = channel<StreamMessage>((message) => {
       if (closed) return;
-      if (message instanceof ArrayBuffer) listener.data(new Uint8Array(message));
-      else {
+      if (message instanceof ArrayBuffer) {
+        listener.data(new Uint8Array(message));
+        taken += message.byteLength;
+        tell();
+      } else {
         closed = true;
         listener.end(message.error ? asError(message.error) : undefined);
       }
@@ -107,7 +120,9 @@ export const tauri: Backend = {
       request: wireRequest(request),
       channel: messages,
     });
-    const { id, status, headers } = opened;
+    id = opened.id;
+    tell();
+    const { status, headers } = opened;
     return {
       status,
       headers,

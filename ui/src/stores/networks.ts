@@ -1,7 +1,7 @@
 import * as containersApi from "../api/containers";
 import * as api from "../api/networks";
 import type { DockerEvent, Network } from "../api/types";
-import { Resource } from "./resource";
+import { happenedTo, Resource } from "./resource";
 
 export const networks = new Resource({
   load: api.list,
@@ -22,5 +22,5 @@ export const places = new Resource({
 export const network = (id: string): Resource<Network> =>
   new Resource({
     load: () => api.inspect(id),
-    refreshOn: (event) => (event.Type === "network" ? event.Actor.ID === id : moves(event)),
+    refreshOn: (event) => (event.Type === "network" ? happenedTo(event, id) : moves(event)),
   });

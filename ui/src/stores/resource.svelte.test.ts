@@ -4,7 +4,7 @@ import { BackendError, type Backend, type MachineState, type StreamListener } fr
 import { setBackend } from "../backend/current";
 import { connection } from "./connection.svelte";
 import type { Load } from "./load";
-import { Resource } from "./resource";
+import { happenedTo, Resource } from "./resource";
 
 /** An engine of which only the events matter. */
 class Engine {
@@ -210,4 +210,12 @@ describe("the connection", () => {
     expect(engine.stream).toBeNull();
     seen.stop();
   });
+});
+
+test("what happened concerns a thing by its name, its id and the beginning of that", () => {
+  const event = (Attributes: Record<string, string>) => ({ Type: "container", Action: "die", Actor: { ID: "abcdef012345", Attributes }, time: 0, timeNano: 0 });
+  for (const named of ["web", "abcdef012345", "abcdef"]) expect(happenedTo(event({ name: "web" }), named)).toBe(true);
+  for (const named of ["we", "web2", "cdef", "012345"]) expect(happenedTo(event({ name: "web" }), named)).toBe(false);
+  expect(happenedTo(event({ name: "web", oldName: "/shop" }), "shop")).toBe(true);
+  expect(happenedTo(event({}), "web")).toBe(false);
 });

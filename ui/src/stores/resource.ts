@@ -11,6 +11,10 @@ export interface ResourceOptions<T> {
   refreshOn: (event: DockerEvent) => boolean;
 }
 
+/** Whether something happened to what is meant by a name, an id, or the beginning of an id. */
+export const happenedTo = ({ Actor }: DockerEvent, named: string): boolean =>
+  Actor.ID.startsWith(named) || Actor.Attributes["name"] === named || Actor.Attributes["oldName"]?.replace(/^\//, "") === named;
+
 /** Events come in bursts (compose starts ten containers): the first is answered soon, those that follow together. */
 const SOON_MS = 30;
 const TOGETHER_MS = 400;
