@@ -8,7 +8,7 @@ use tests::app::{App, Desktop, Home};
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::Target;
-use tests::{cases, display, ensure_eq, places, wait};
+use tests::{cases, ensure_eq, places, wait};
 
 cases! {
     requests_reach_the_engine.on(&[Kind::Native, Kind::Machine]).alone(),
@@ -252,7 +252,7 @@ fn expect_no_app(t: &Target) -> Outcome {
 /// Asks the window to close, as the desktop's own button does.
 fn ask_to_close(opened: &Opened) -> Outcome {
     wait::eventually_true("there is a window to close", Duration::from_secs(20), || {
-        display::ask_to_close(opened.desktop.display(), "Coracle")
+        opened.desktop.display().ask_to_close("Coracle")
     })
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
     let engine = Engine::start(Kind::Native)?;
     engine.load_busybox()?;
     for name in ["web", "database", "cache"] {
-        let sleeper = ["run", "-d", "--init", "--network", "none", "--name", name, "busybox", "sleep", "100000"];
+        let sleeper =
+            ["run", "-d", "--init", "--network", "none", "--name", name, "busybox", "sleep", "100000"];
         engine.docker(sleeper).output()?.expect_code(0)?;
     }
     let desktop = Desktop::start(engine.namespace(), true)?;
@@ -53,10 +54,21 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
     let memory = all.iter().map(|process| Ok(proportional_memory(process)?.0)).sum::<Result<u64>>()?;
     app.close()?;
 
-    let figure = |name: &str, ours, limit, samples| Figure { name: name.to_owned(), ours, peer: None, limit, samples };
+    let figure =
+        |name: &str, ours, limit, samples| Figure { name: name.to_owned(), ours, peer: None, limit, samples };
     Ok(vec![
-        figure("app: launch until it shows the containers", Value::time(median(launches)), Some(Limit::Value(1500.0)), LAUNCHES),
-        figure("idle app: processor time", Value { number: busy, unit: "% of a core" }, Some(Limit::Value(1.0)), 1),
+        figure(
+            "app: launch until it shows the containers",
+            Value::time(median(launches)),
+            Some(Limit::Value(1500.0)),
+            LAUNCHES,
+        ),
+        figure(
+            "idle app: processor time",
+            Value { number: busy, unit: "% of a core" },
+            Some(Limit::Value(1.0)),
+            1,
+        ),
         figure("idle app: memory, with the web view's processes", Value::memory(memory), None, 1),
     ])
 }
@@ -67,7 +79,10 @@ fn until_content(app: &App, engine: &Engine) -> Result<Duration> {
     const MARK: &str = "const [mark] = performance.getEntriesByName('first-content'); \
                         return mark ? performance.timeOrigin + mark.startTime : null";
     let shown = wait::eventually("the window shows containers", SOON, || {
-        Ok(app.script(MARK, &json!([]))?.as_f64().map(|milliseconds| Duration::from_secs_f64(milliseconds / 1000.0)))
+        Ok(app
+            .script(MARK, &json!([]))?
+            .as_f64()
+            .map(|milliseconds| Duration::from_secs_f64(milliseconds / 1000.0)))
     })?;
     let all = processes(engine)?;
     let process = all.iter().find(|process| is_the_shell(process)).context("the app has ended")?;
@@ -85,6 +100,8 @@ fn is_the_shell(process: &Process) -> bool {
 /// The shell, and the processes that show its window.
 fn processes(engine: &Engine) -> Result<Vec<Process>> {
     let mut all = engine.namespace().processes()?;
-    all.retain(|process| is_the_shell(process) || (process.line.contains("WebKit") && !process.line.contains("Driver")));
+    all.retain(|process| {
+        is_the_shell(process) || (process.line.contains("WebKit") && !process.line.contains("Driver"))
+    });
     Ok(all)
 }

@@ -6,19 +6,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::case::Skip;
+use crate::display::Display;
 use crate::engine::Engine;
 use crate::http::Server;
 use crate::namespace::Namespace;
 use crate::process::{Program, Running};
 use crate::target::Target;
 use crate::tray::Tray;
-use crate::{display, leftovers, places, process, wait};
+use crate::{leftovers, places, process, wait};
 
 /// Where the driver listens, inside the namespace.
 const DRIVER_PORT: u16 = 4444;
@@ -33,7 +34,7 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 pub struct Desktop {
     namespace: Arc<Namespace>,
     folder: tempfile::TempDir,
-    display: String,
+    display: Display,
     /// Dropped before the display, and all of them before the namespace.
     _running: Vec<Running>,
     pub tray: Option<Tray>,
@@ -65,7 +66,7 @@ impl Desktop {
         Ok(Self {
             namespace: Arc::clone(namespace),
             folder,
-            display: format!(":{number}"),
+            display: Display::of(namespace, format!(":{number}")),
             _running: vec![display, bus],
             tray,
         })
@@ -76,7 +77,7 @@ impl Desktop {
         let user = self.folder.path();
         self.namespace
             .program(path)
-            .env("DISPLAY", &self.display)
+            .env("DISPLAY", self.display.name())
             .env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", user.join("bus").display()))
             .env("HOME", user)
             .env("XDG_CONFIG_HOME", user.join("config"))
@@ -92,9 +93,8 @@ impl Desktop {
             .env("NO_AT_BRIDGE", "1")
     }
 
-    /// As in `DISPLAY`.
     #[must_use]
-    pub fn display(&self) -> &str {
+    pub fn display(&self) -> &Display {
         &self.display
     }
 
@@ -231,7 +231,7 @@ fn status(state: &str) -> Value {
 pub struct App {
     session: String,
     server: Server,
-    display: String,
+    display: Display,
     driver: Running,
 }
 
@@ -373,15 +373,18 @@ impl App {
             "const [done] = arguments; requestAnimationFrame(() => requestAnimationFrame(() => done()))",
             &json!([]),
         )?;
+        let begun = Instant::now();
         let mut last = Vec::new();
-        // What moves all the time does not come to rest.
-        let _ = wait::eventually_true("the window is at rest", Duration::from_secs(3), || {
-            let now = display::picture(&self.display, "Coracle")?;
-            Ok(now == std::mem::replace(&mut last, now.clone()))
-        });
+        let picture = wait::eventually("the window is at rest", SOON, || {
+            let now = self.display.picture("Coracle")?;
+            // What moves all the time does not come to rest.
+            let at_rest = now == last || begun.elapsed() > Duration::from_secs(3);
+            last.clone_from(&now);
+            Ok(at_rest.then_some(now))
+        })?;
         let path = Path::new(&folder).join(format!("{name}.png"));
         std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::write(&path, last))
+            .and_then(|()| std::fs::write(&path, picture))
             .with_context(|| format!("keeping {}", path.display()))
     }
 

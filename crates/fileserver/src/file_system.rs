@@ -21,7 +21,7 @@ use virtiofsd::oslib::WritevFlags;
 
 use crate::Share;
 use crate::attributes::id;
-use crate::directory::Entries;
+use crate::directory::{Entries, Rests, is_listing};
 use crate::events::{Events, Own};
 use crate::node::{Handle, Handles, Node, Nodes};
 use crate::opened::{Descriptor, Place, Seen};
@@ -51,6 +51,7 @@ pub(crate) struct SharedFiles {
     pub(crate) user: HostUser,
     nodes: Arc<Nodes>,
     pub(crate) handles: Arc<Handles>,
+    rests: Arc<Rests>,
     own: Arc<Own>,
     events: Arc<Events>,
 }
@@ -77,7 +78,7 @@ impl SharedFiles {
         let (user, own) = (HostUser::this(), Arc::<Own>::default());
         let nodes = Arc::new(Nodes::new(descriptors, Arc::clone(&own)));
         let events = Arc::new(Events::new(user, Arc::clone(&nodes), Arc::clone(&own)));
-        Ok(SharedFiles { shares, user, nodes, handles: Arc::default(), own, events })
+        Ok(SharedFiles { shares, user, nodes, handles: Arc::default(), rests: Arc::default(), own, events })
     }
 
     /// What happens to the files.
@@ -253,6 +254,7 @@ impl FileSystem for SharedFiles {
     fn destroy(&self) {
         self.events.clear();
         self.handles.clear();
+        self.rests.clear();
         self.nodes.clear();
     }
 
@@ -264,7 +266,17 @@ impl FileSystem for SharedFiles {
             return self.tell(&Seen::of(&root)?, Some(root), place, None);
         }
         check(name)?;
-        self.tell_of(&self.nodes.get(parent)?, name)
+        match self.tell_of(&self.nodes.get(parent)?, name) {
+            // Of no number and for no time: the guest lists the name, and looks for itself should it want more.
+            Err(error) if is_listing() && error.kind() == io::ErrorKind::NotFound => Ok(Entry {
+                inode: 0,
+                generation: 0,
+                attr: Attr::default(),
+                attr_timeout: Duration::ZERO,
+                entry_timeout: Duration::ZERO,
+            }),
+            entry => entry,
+        }
     }
 
     fn forget(&self, _: Context, inode: u64, count: u64) {
@@ -646,8 +658,9 @@ impl FileSystem for SharedFiles {
             return Ok(Entries::folders((0..self.shares.len()).map(|place| place.to_string()), offset));
         }
         check_range(offset, 0)?;
-        let handle = self.handle(inode, handle)?;
-        Entries::read(&handle.file, offset, usize::try_from(size).unwrap_or(0))
+        let folder = self.handle(inode, handle)?;
+        let bytes = usize::try_from(size).unwrap_or(0);
+        Entries::read(&folder.file, (&self.rests, handle), offset, bytes)
     }
 
     fn fsyncdir(&self, context: Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()> {

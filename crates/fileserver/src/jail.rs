@@ -145,7 +145,12 @@ pub fn enter(shares: &[Share]) -> Result<(), JailError> {
 fn filter() -> Result<BpfProgram, JailError> {
     let mut calls: BTreeMap<_, _> = CALLS.iter().chain(OLD_CALLS).map(|call| (*call, Vec::new())).collect();
     // A working directory of its own for a thread, and nothing else.
-    let folder = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, libc::CLONE_FS.unsigned_abs().into())?;
+    let folder = SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::Eq,
+        libc::CLONE_FS.unsigned_abs().into(),
+    )?;
     calls.insert(libc::SYS_unshare, vec![SeccompRule::new(vec![folder])?]);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into()?;

@@ -318,9 +318,46 @@ fn a_folder_is_listed_from_wherever_the_guest_goes_on() {
     seen.sort();
     expected.sort();
     assert_eq!(seen, expected);
+    // From the beginning, from a place that is none of those read last, and after others have listed their folders.
+    let first = |offset| {
+        let mut entries = bench.files.readdir(guest(0), share, handle.unwrap(), 4096, offset).unwrap();
+        entries.next().map(|entry| (entry.name.to_owned(), entry.offset))
+    };
+    let (name, second) = first(0).unwrap();
+    assert_eq!(first(second), first(second));
+    fs::write(bench.path("new"), "").unwrap();
+    assert_eq!(first(0).unwrap().0, name);
+    assert_eq!(first(offset), None);
+    let third = first(second).unwrap().1;
+    for _ in 0..100 {
+        let (other, _) = bench.files.opendir(guest(0), share, 0).unwrap();
+        bench.files.readdir(guest(0), share, other.unwrap(), 4096, 0).unwrap().next();
+    }
+    assert_eq!(first(third), first(third));
+    assert_ne!(first(third), first(second));
+
     let mut shares = bench.files.readdir(guest(0), ROOT_ID, 0, 4096, 1).unwrap();
     assert_eq!(shares.next().unwrap().name, c"1");
     assert!(shares.next().is_none());
+}
+
+/// What is removed while a folder is listed must not end the listing.
+#[test]
+fn a_file_that_goes_while_it_is_listed_is_listed() {
+    use virtiofsd::filesystem::DirectoryIterator as _;
+    let bench = Bench::new();
+    let share = bench.share("0");
+    fs::write(bench.path("file"), "").unwrap();
+    let (handle, _) = bench.files.opendir(guest(0), share, 0).unwrap();
+    let mut entries = bench.files.readdir(guest(0), share, handle.unwrap(), 4096, 0).unwrap();
+    fs::remove_file(bench.path("file")).unwrap();
+    while let Some(entry) = entries.next() {
+        if entry.name == c"file" {
+            assert_eq!(bench.files.lookup(guest(0), share, c"file").unwrap().inode, 0);
+        }
+    }
+    drop(entries);
+    assert_eq!(errno(bench.files.lookup(guest(0), share, c"file")), libc::ENOENT);
 }
 
 #[test]
