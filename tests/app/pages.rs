@@ -97,7 +97,8 @@ fn shop(t: &Target) -> Outcome {
         t.ok(["load", "-i", &archive::write(t.folder(), "image.tar", &image)?.to_string_lossy()])?;
     }
     let talk = "for i in $(seq 24); do printf '\\033[32mGET\\033[0m /baskets/%s \\033[36m200\\033[0m %s ms\\n' $i $((i * 7 % 23 + 2)); \
-                done; echo 'slow answer from database: 212 ms' >&2; exec sleep 100000";
+                done; echo 'slow answer from database: 212 ms' >&2; \
+                while sleep 1; do head -c 1000000 /dev/zero | md5sum >/dev/null; done";
     let sleep = ["sleep", "100000"];
     // JSON is YAML; a dollar is doubled for compose.
     let shop = json!({
@@ -127,7 +128,7 @@ fn every_page_has_something_to_show(t: &Target) -> Outcome {
     let web = "/containers/shop-web-1";
     let (logs, stats) = (format!("{web}/logs"), format!("{web}/stats"));
     for (name, page, shown) in [
-        ("containers", "/containers", "nightly-backup"),
+        ("containers", "/containers", "Exited with 1"),
         ("logs", &logs, "slow answer"),
         ("stats", &stats, "CPU"),
         ("images", "/images", "shop/database"),
@@ -140,6 +141,10 @@ fn every_page_has_something_to_show(t: &Target) -> Outcome {
     ] {
         app.go(page)?;
         app.shows(shown)?;
+        // Charts have something to show after a while.
+        if App::keeps_pictures() && ["stats", "machine"].contains(&name) {
+            wait::let_pass(Duration::from_secs(20));
+        }
         for theme in ["light", "dark"] {
             app.ask("preferences_change", &json!({"changes": {"theme": theme}}))?;
             app.keep_picture(&format!("{}-{name}-{theme}", home.kind()))?;

@@ -364,11 +364,15 @@ impl App {
         self.command("POST", &format!("/element/{element}/value"), Some(&json!({"text": text}))).map(drop)
     }
 
+    /// Whether the environment says where pictures are kept.
+    #[must_use]
+    pub fn keeps_pictures() -> bool {
+        pictures().is_some()
+    }
+
     /// Keeps a picture of the window where the environment says pictures are kept, if it does.
     pub fn keep_picture(&self, name: &str) -> Result<()> {
-        let Some(folder) = std::env::var_os("CORACLE_PICTURES").filter(|value| !value.is_empty()) else {
-            return Ok(());
-        };
+        let Some(folder) = pictures() else { return Ok(()) };
         self.script_async(
             "const [done] = arguments; requestAnimationFrame(() => requestAnimationFrame(() => done()))",
             &json!([]),
@@ -382,7 +386,7 @@ impl App {
             last.clone_from(&now);
             Ok(at_rest.then_some(now))
         })?;
-        let path = Path::new(&folder).join(format!("{name}.png"));
+        let path = folder.join(format!("{name}.png"));
         std::fs::create_dir_all(&folder)
             .and_then(|()| std::fs::write(&path, picture))
             .with_context(|| format!("keeping {}", path.display()))
@@ -395,6 +399,11 @@ impl App {
         self.driver.kill();
         Ok(())
     }
+}
+
+/// Where pictures of the window are kept, if they are.
+fn pictures() -> Option<PathBuf> {
+    std::env::var_os("CORACLE_PICTURES").filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// One command of WebDriver's.

@@ -38,11 +38,14 @@ pub(crate) fn check_interface() -> Result<()> {
 /// Unit tests, and tests in a browser.
 pub(crate) fn test_interface(filter: Option<&str>) -> Result<()> {
     packages()?;
-    let mut test = npm(&["test"]);
-    if let Some(filter) = filter {
-        test.args(["--", "-t", filter]);
+    for tests in ["test:unit", "test:browser"] {
+        let mut test = npm(&["run", "--silent", tests]);
+        if let Some(filter) = filter {
+            test.args(["--", "--testNamePattern", filter]);
+        }
+        command::run(&mut test)?;
     }
-    command::run(&mut test)
+    Ok(())
 }
 
 /// Unit tests of the shell, which is a program without a library.

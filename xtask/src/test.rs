@@ -85,12 +85,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
         stages.push(("level 5, the interface", Box::new(move || app::test_interface(filter))));
         stages.push(("level 5, building the app", Box::new(|| app::app().map(drop))));
         stages.push(("level 5, the shell", Box::new(move || app::test_shell(filter))));
-    }
-    // Not among everything yet: some of these cases fail, see docs/testing.md.
-    if args.level == Some(5) {
         stages.push((
-            "level 5, the app in front of an engine",
-            Box::new(move || cases("native", Whose::Apps, filter)),
+            "level 5, the app in front of engines",
+            Box::new(move || cases("native,machine", Whose::Apps, filter)),
         ));
     }
     run_all(&stages)
@@ -162,8 +159,8 @@ enum Whose {
     Apps,
 }
 
-/// Runs the cases of one engine, which must be there.
-fn cases(engine: &str, whose: Whose, filter: Option<&str>) -> Result<()> {
+/// Runs the cases of engines (`CORACLE_ENGINES`), which must be there.
+fn cases(engines: &str, whose: Whose, filter: Option<&str>) -> Result<()> {
     let peer = peer::ensure()?;
     let mut cargo = build::cargo("test");
     cargo.args(["--release", "--package", "tests", "--test", "coracle", "--"]);
@@ -173,5 +170,5 @@ fn cases(engine: &str, whose: Whose, filter: Option<&str>) -> Result<()> {
         Whose::Apps => cargo.arg(filter.filter(|filter| filter.contains(APP)).unwrap_or(APP)),
     };
     cargo.env("CORACLE_PEER", &peer.folder).env("CORACLE_DOCKER_PY", docker_py::ensure()?);
-    command::run(cargo.env("CORACLE_ENGINES", engine))
+    command::run(cargo.env("CORACLE_ENGINES", engines))
 }
