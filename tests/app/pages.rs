@@ -37,7 +37,7 @@ fn first_start_shows_the_way(t: &Target) -> Outcome {
     wait::eventually_true("the first page is the first run", Duration::from_secs(20), || {
         Ok(app.script("return location.hash", &json!([]))? == "#/first-run")
     })?;
-    app.keep_picture("first-run")
+    app.keep_picture("first-run-system")
 }
 
 fn containers_are_shown_and_stopped(t: &Target) -> Outcome {
@@ -84,7 +84,7 @@ fn terminal_runs_a_shell(t: &Target) -> Outcome {
     wait::eventually_true("the shell answers", Duration::from_secs(30), || {
         Ok(screen()?.as_str().is_some_and(|text| text.contains("42-answer")))
     })?;
-    app.keep_picture("terminal")
+    app.keep_picture("terminal-system")
 }
 
 /// A shop by compose, with an image for each service, a job that failed and one that went well.
@@ -121,9 +121,9 @@ fn shop(t: &Target) -> Outcome {
     Ok(())
 }
 
-/// With `CORACLE_PICTURES` this makes the pictures of `docs/pictures`.
+/// In a machine, with `CORACLE_PICTURES`, this makes the pictures of `docs/pictures`.
 fn every_page_has_something_to_show(t: &Target) -> Outcome {
-    let (app, _desktop, home) = open(t)?;
+    let (app, _desktop, _home) = open(t)?;
     shop(t)?;
     let web = "/containers/shop-web-1";
     let (logs, stats) = (format!("{web}/logs"), format!("{web}/stats"));
@@ -147,7 +147,7 @@ fn every_page_has_something_to_show(t: &Target) -> Outcome {
         }
         for theme in ["light", "dark"] {
             app.ask("preferences_change", &json!({"changes": {"theme": theme}}))?;
-            app.keep_picture(&format!("{}-{name}-{theme}", home.kind()))?;
+            app.keep_picture(&format!("{name}-{theme}"))?;
         }
     }
     // What the window complains of would be seen by nobody.

@@ -139,15 +139,6 @@ impl Home {
             Self::Stand(stand) => stand.folder.path(),
         }
     }
-
-    /// The name of what stands there.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Machine(_) => "machine",
-            Self::Stand(_) => "native",
-        }
-    }
 }
 
 /// A machine's process for an engine without one: it tells that it runs, and that it was asked to stop.

@@ -54,12 +54,17 @@ const NEEDS: &[(&str, &[&str])] = &[
 /// Runs `cargo xtask dist`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure()?;
+    package(args.updates.as_deref())
+}
+
+/// Makes the package and tries it out. Expects [`setup::ensure`] to have run.
+pub(crate) fn package(updates: Option<&Path>) -> Result<()> {
     let product = build::product()?;
     let app = app::app()?;
     let folder = paths::target().join("dist");
     let root = folder.join("root");
     paths::remove_folder(&root)?;
-    lay_out(&root, &product, &app, args.updates.as_deref())?;
+    lay_out(&root, &product, &app, updates)?;
     let package = folder.join(format!("{NAME}_{VERSION}_amd64.deb"));
     let mut pack = Command::new("dpkg-deb");
     // What is in it is compressed already, but for the programs.
@@ -140,15 +145,22 @@ fn try_out(package: &Path, root: &Path) -> Result<()> {
     ensure!(app == format!("coracle-app {VERSION}"), "the installed app says {app:?}");
     // Exits with 1 where this machine lacks something, which is not the package's fault.
     let home = root.join("home");
-    let doctor = Command::new(&coracle).args(["doctor", "--json"]).env("CORACLE_HOME", &home).output()?;
+    let installed = || {
+        let mut command = Command::new(&coracle);
+        // The package's user has no docker context yet, and this machine's user keeps his.
+        command.env("CORACLE_HOME", &home).env("DOCKER_CONFIG", home.join("docker"));
+        command
+    };
+    let doctor = installed().args(["doctor", "--json"]).output()?;
     let checks: serde_json::Value = serde_json::from_slice(&doctor.stdout).context("the installed doctor")?;
     let image =
         checks.as_array().and_then(|checks| checks.iter().find(|check| check["name"] == "guest image"));
     ensure!(image.is_some_and(|image| image["verdict"] == "ok"), "the installed image: {image:?}");
     libraries_are_needed(&root.join(PLACE).join("bin"))?;
-    let machine = |verb: &str| command::output(Command::new(&coracle).arg(verb).env("CORACLE_HOME", &home));
-    machine("start").context("starting a machine of the installed package")?;
-    machine("stop")?;
+    for verb in ["start", "stop"] {
+        let done = command::output(installed().arg(verb));
+        done.with_context(|| format!("`{verb}` of a machine of the installed package"))?;
+    }
 
     dpkg("--remove", Path::new(NAME))?;
     dpkg("--purge", Path::new(NAME))?;

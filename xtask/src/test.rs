@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::terminal::{complain, duration, say};
-use crate::{app, build, check, command, docker_py, peer, setup};
+use crate::{app, build, check, command, dist, docker_py, peer, setup};
 
 /// What may be said after `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +83,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     if args.level.is_none_or(|level| level == 5) {
         stages.push(("level 5, the interface", Box::new(move || app::test_interface(filter))));
-        stages.push(("level 5, building the app", Box::new(|| app::app().map(drop))));
+        stages.push(("level 5, the app and its package", Box::new(|| dist::package(None))));
         stages.push(("level 5, the shell", Box::new(move || app::test_shell(filter))));
         stages.push((
             "level 5, the app in front of engines",
