@@ -10,15 +10,38 @@ use tests::archive::{self, Image, Tar, busybox_root};
 use tests::case::Outcome;
 use tests::engine::Kind;
 use tests::target::Target;
-use tests::{cases, wait};
+use tests::{cases, ensure_eq, places, wait};
 
 cases! {
     first_start_shows_the_way.on(&[Kind::Native]).alone(),
-    containers_are_shown_and_stopped.on(&[Kind::Native, Kind::Machine]).alone(),
+    first_run_to_a_container.on(&[Kind::Machine]).alone(),
+    containers_are_shown_stopped_and_started.on(&[Kind::Native, Kind::Machine]).alone(),
     logs_follow.on(&[Kind::Native, Kind::Machine]).alone(),
     terminal_runs_a_shell.on(&[Kind::Native, Kind::Machine]).alone(),
     every_page_has_something_to_show.on(&[Kind::Native, Kind::Machine]).alone(),
     names_with_markup_are_text.on(&[Kind::Native]).alone(),
+}
+
+/// From a computer whose machine does not run to a container, and to `docker` in a terminal.
+fn first_run_to_a_container(t: &Target) -> Outcome {
+    t.machine()?.ok(["stop"])?;
+    let desktop = Desktop::start(t.namespace(), true)?;
+    let home = Home::of(t)?;
+    let app = App::open(&desktop, home.path(), &[])?;
+    app.click("button", "Begin")?;
+    app.click("button", "Start the machine")?;
+    app.shows_within(Duration::from_secs(60), "Hello from a container in Coracle.")?;
+    app.click("button", "Continue")?;
+    // Where nothing else is there for `docker` to use, the start has chosen.
+    app.shows("docker uses this machine already")?;
+    app.click("button", "Go to my containers")?;
+    wait::eventually_true("the containers are shown", Duration::from_secs(20), || {
+        Ok(app.script("return location.hash", &json!([]))? == "#/containers")
+    })?;
+    let docker = places::peer()?.join("bin/docker");
+    let images = desktop.program(docker, home.path()).args(["images", "--format", "{{.Repository}}"]);
+    ensure_eq!(images.output()?.text()?, "busybox");
+    Ok(())
 }
 
 /// A window on a page, for a user who has seen the first run.
@@ -40,7 +63,7 @@ fn first_start_shows_the_way(t: &Target) -> Outcome {
     app.keep_picture("first-run-system")
 }
 
-fn containers_are_shown_and_stopped(t: &Target) -> Outcome {
+fn containers_are_shown_stopped_and_started(t: &Target) -> Outcome {
     let (app, _desktop, _home) = open(t)?;
     let name = t.name("web");
     // It appears without anybody asking for it.
@@ -53,7 +76,12 @@ fn containers_are_shown_and_stopped(t: &Target) -> Outcome {
         Ok(t.ok(["inspect", "-f", "{{.State.Status}}", &name])? == "exited")
     })?;
     app.shows("Exited with")?;
-    t.ok(["rm", &name])?;
+    app.click("button", "Start")?;
+    wait::eventually_true("the container runs again", Duration::from_secs(60), || {
+        Ok(t.ok(["inspect", "-f", "{{.State.Status}}", &name])? == "running")
+    })?;
+    app.shows("Restart")?;
+    t.ok(["rm", "-f", &name])?;
     app.shows("This container is gone")
 }
 
