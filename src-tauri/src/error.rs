@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Machine,
     /// A value was refused.
     Setting,
+    /// This build has no place to look for updates.
+    NoUpdates,
     /// Anything of this host: files, programs, the desktop.
     Host,
 }

@@ -12,7 +12,7 @@ use tauri_plugin_updater::{Update, UpdaterExt};
 use url::{Host, Url};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     platform,
     preferences::Channel,
 };
@@ -115,10 +115,13 @@ fn source() -> Result<Source> {
     let packaged = || Some(env::current_exe().ok()?.parent()?.parent()?.join("updates.json"));
     let path = chosen.or_else(packaged).ok_or_else(|| Error::host("cannot tell where the app is"))?;
     let text = fs::read(&path).map_err(|error| {
-        Error::host(format!(
-            "this build of Coracle has no place to look for updates ({}: {error}); update it as you installed it",
-            path.display()
-        ))
+        let place = path.display();
+        Error::new(
+            Kind::NoUpdates,
+            format!(
+                "this build of Coracle has no place to look for updates ({place}: {error}); update it as you installed it"
+            ),
+        )
     })?;
     serde_json::from_slice(&text).map_err(|error| Error::host(format!("{}: {error}", path.display())))
 }

@@ -89,7 +89,8 @@ pub(crate) fn text(figures: &[Figure]) -> String {
         let limit = match figure.limit {
             None => String::new(),
             Some(Limit::Value(most)) => format!("≤ {most} {}", figure.ours.unit),
-            Some(Limit::Ratio(most)) => format!("≤ {most} ×"),
+            // A third has no end.
+            Some(Limit::Ratio(most)) => format!("≤ {} ×", (most * 100.0).round() / 100.0),
             Some(Limit::AtLeast(least)) => format!("≥ {least} {}", figure.ours.unit),
             Some(Limit::AtLeastRatio(least)) => format!("≥ {least} ×"),
         };

@@ -110,7 +110,7 @@ export interface EngineStream {
 /** Why a call failed. `kind` is what a page reacts to, `message` what it shows. */
 export class BackendError extends Error {
   constructor(
-    readonly kind: "engine_unreachable" | "engine" | "cancelled" | "machine" | "setting" | "host",
+    readonly kind: "engine_unreachable" | "engine" | "cancelled" | "machine" | "setting" | "no_updates" | "host",
     message: string,
   ) {
     super(message);

@@ -40,7 +40,7 @@ it("a look finds nothing, a version, or cannot look", async () => {
   found = new BackendError("host", "cannot look for updates at https://x.test: timed out");
   await updates.check();
   expect(updates.current.state).toBe("unreachable");
-  found = new BackendError("host", "this build of Coracle has no place to look for updates (x: No such file); update it as you installed it");
+  found = new BackendError("no_updates", "this build of Coracle has no place to look for updates (x: No such file); update it as you installed it");
   await updates.check();
   expect(updates.current.state).toBe("unconfigured");
 });

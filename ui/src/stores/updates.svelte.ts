@@ -21,9 +21,6 @@ export type UpdateState =
 const FIRST_LOOK_MS = 30_000;
 const DAY_MS = 24 * 3_600_000;
 
-/** The shell has no kind of its own for this, so its words are what tells it apart (`src-tauri/src/updater.rs`). */
-const isUnconfigured = (error: BackendError) => /has no place to look for updates/.test(error.message);
-
 export class Updates {
   current: UpdateState = $state.raw({ state: "unknown" });
   /** Versions that the user was told of since the app was started. */
@@ -97,7 +94,7 @@ export class Updates {
       return update ? { state: "newer", update } : { state: "newest", at: Date.now() };
     } catch (reason) {
       const error = reason as BackendError;
-      return { state: isUnconfigured(error) ? "unconfigured" : "unreachable", error };
+      return { state: error.kind === "no_updates" ? "unconfigured" : "unreachable", error };
     }
   }
 }

@@ -68,6 +68,7 @@ export const en = {
       cancelled: "Cancelled",
       machine: "The machine has a problem",
       setting: "A setting is wrong",
+      no_updates: "There is no place to look for updates",
       host: "This computer refused",
     },
     next: {

@@ -20,7 +20,7 @@ export function fakeUpdates(outcome: UpdateOutcome): FakeUpdates {
       }
       if (updates.outcome === "unconfigured") {
         throw new BackendError(
-          "host",
+          "no_updates",
           "this build of Coracle has no place to look for updates (/usr/share/coracle/updates.json: No such file or directory (os error 2)); update it as you installed it",
         );
       }
