@@ -21,6 +21,9 @@ use tests::{case, leftovers, roles};
 /// Names the engines to test, separated by commas; those named must be there.
 const ENGINES: &str = "CORACLE_ENGINES";
 
+/// Names the part of the product to test, `engines` or `app`; all of it without.
+const PART: &str = "CORACLE_PART";
+
 fn main() -> ExitCode {
     roles::dispatch();
     leftovers::sweep_dead_runs();
@@ -33,8 +36,12 @@ fn main() -> ExitCode {
         }
     };
 
-    let modules =
-        docker::modules().into_iter().chain(boot::modules()).chain(coracle::modules()).chain(app::modules());
+    let engines = docker::modules().into_iter().chain(boot::modules()).chain(coracle::modules());
+    let modules: Vec<_> = match std::env::var(PART).as_deref() {
+        Ok("engines") => engines.collect(),
+        Ok("app") => app::modules(),
+        _ => engines.chain(app::modules()).collect(),
+    };
     let mut trials = Vec::new();
     for (module, cases) in modules {
         trials.extend(case::trials(module, &cases, &wanted, required));

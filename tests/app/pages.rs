@@ -158,14 +158,14 @@ fn every_page_has_something_to_show(t: &Target) -> Outcome {
     for (name, page, shown) in [
         ("containers", "/containers", "Exited with 1"),
         ("logs", &logs, "slow answer"),
-        ("stats", &stats, "CPU"),
+        ("stats", &stats, "100 % is one core"),
         ("images", "/images", "shop/database"),
         ("volumes", "/volumes", "shop_data"),
         ("networks", "/networks", "shop_default"),
         ("network", "/networks/shop_default", "shop-web-1"),
-        ("machine", "/machine", "Running"),
-        ("settings", "/settings", "Memory"),
-        ("first-run", "/first-run", "Coracle"),
+        ("machine", "/machine", "Docker socket"),
+        ("settings", "/settings", "What the machine may take"),
+        ("first-run", "/first-run", "Welcome aboard"),
     ] {
         app.go(page)?;
         app.shows(shown)?;

@@ -53,6 +53,7 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
     engine.docker(["rm", "--force"].into_iter().chain(CONTAINERS)).output()?.expect_code(0)?;
     let at_rest = busy(&engine)?;
     ensure!(desktop.display().ask_to_close("Coracle")?, "there is no window to close");
+    wait::eventually_true("the window is gone", SOON, || Ok(!desktop.display().shows("Coracle")?))?;
     let in_tray = busy(&engine)?;
     app.close()?;
 

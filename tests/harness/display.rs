@@ -45,6 +45,12 @@ impl Display {
         Ok(true)
     }
 
+    /// Whether a window of this title can be seen.
+    pub fn shows(&self, title: &str) -> Result<bool> {
+        let (x, root) = self.connect()?;
+        Ok(visible(&x, root, title)?.is_some())
+    }
+
     /// What the visible window of this title shows, as a PNG.
     pub fn picture(&self, title: &str) -> Result<Vec<u8>> {
         let (x, root) = self.connect()?;

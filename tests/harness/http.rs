@@ -324,7 +324,8 @@ pub fn demultiplex(mut bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
 impl Read for Open {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let limit = match &mut self.left {
-            Left::Over => return Ok(0),
+            // Whatever the connection does from here on is none of the answer.
+            Left::Over | Left::Bytes(0) => return Ok(0),
             Left::UntilEnd => u64::MAX,
             Left::Bytes(left) => *left,
             Left::Chunk(left) => {

@@ -1,8 +1,8 @@
 /** What the product's bundle weighs, and what is not in it. */
+import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { build } from "vite";
 import { beforeAll, expect, test } from "vitest";
 
 const OUT = "dist";
@@ -12,7 +12,9 @@ let files: { name: string; bytes: Buffer }[] = [];
 
 beforeAll(async () => {
   rmSync(OUT, { recursive: true, force: true });
-  await build({ mode: "production", logLevel: "warn" });
+  // As it is shipped: what runs tests says so to those that it starts, and gets another build.
+  const { NODE_ENV: _, ...environment } = process.env;
+  execFileSync("npm", ["run", "--silent", "build"], { env: environment, stdio: "inherit" });
   files = readdirSync(OUT, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => ({ name: entry.name, bytes: readFileSync(join(entry.parentPath, entry.name)) }));

@@ -157,10 +157,10 @@ fn try_out(package: &Path, root: &Path) -> Result<()> {
         checks.as_array().and_then(|checks| checks.iter().find(|check| check["name"] == "guest image"));
     ensure!(image.is_some_and(|image| image["verdict"] == "ok"), "the installed image: {image:?}");
     libraries_are_needed(&root.join(PLACE).join("bin"))?;
-    for verb in ["start", "stop"] {
-        let done = command::output(installed().arg(verb));
-        done.with_context(|| format!("`{verb}` of a machine of the installed package"))?;
-    }
+    let started = command::output(installed().arg("start"));
+    let stopped = command::output(installed().arg("stop"));
+    started.context("starting a machine of the installed package")?;
+    stopped.context("stopping a machine of the installed package")?;
 
     dpkg("--remove", Path::new(NAME))?;
     dpkg("--purge", Path::new(NAME))?;

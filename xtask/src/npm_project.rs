@@ -12,8 +12,8 @@ use crate::{command, debian, paths};
 /// A web server that many have, and what it needs.
 const MANIFEST: &str = r#"{"name": "project", "version": "1.0.0", "dependencies": {"express": "5.1.0"}}"#;
 
-/// With the addresses of the packages in the lock file, where they can be installed from the cache without asking for each
-/// which versions it has.
+/// The lock file holds the packages' addresses: then they are installed from the cache without asking which versions of each
+/// there are, which the cache does not know.
 const OPTIONS: &[&str] =
     &["--ignore-scripts", "--no-audit", "--no-fund", "--omit-lockfile-registry-resolved=false"];
 
@@ -35,7 +35,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         let mut npm = npm(&["install"], &project, &folder.join("cache"));
         command::logged(&mut npm, &log, |line| stage.update(line))
     })?;
-    // As it is measured: whatever the cache has not, is missed here.
+    // As it is measured. If the cache lacks something, this fails and not the measurement.
     let mut npm = npm(&["ci", "--offline"], &project, &folder.join("cache"));
     command::logged(&mut npm, &log, |line| stage.update(line))?;
     paths::remove_folder(&project.join("node_modules"))?;

@@ -83,7 +83,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     if args.level.is_none_or(|level| level == 5) {
         stages.push(("level 5, the interface", Box::new(move || app::test_interface(filter))));
-        stages.push(("level 5, the app and its package", Box::new(|| dist::package(None))));
+        stages.push((
+            "level 5, the app and its package",
+            Box::new(move || match filter {
+                None => dist::package(None),
+                Some(_) => app::app().map(drop),
+            }),
+        ));
         stages.push(("level 5, the shell", Box::new(move || app::test_shell(filter))));
         stages.push((
             "level 5, the app in front of engines",
@@ -149,9 +155,6 @@ fn others_programs() -> Result<()> {
     Ok(())
 }
 
-/// Cases of one program: those of the app are in a module of this name.
-const APP: &str = "::app::";
-
 /// What is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
@@ -164,11 +167,11 @@ fn cases(engines: &str, whose: Whose, filter: Option<&str>) -> Result<()> {
     let peer = peer::ensure()?;
     let mut cargo = build::cargo("test");
     cargo.args(["--release", "--package", "tests", "--test", "coracle", "--"]);
-    match whose {
-        Whose::Engines => cargo.args(["--skip", APP]).args(filter),
-        // A filter is part of a name; one that names the module itself is a longer one.
-        Whose::Apps => cargo.arg(filter.filter(|filter| filter.contains(APP)).unwrap_or(APP)),
+    let part = match whose {
+        Whose::Engines => "engines",
+        Whose::Apps => "app",
     };
+    cargo.args(filter).env("CORACLE_PART", part);
     cargo.env("CORACLE_PEER", &peer.folder).env("CORACLE_DOCKER_PY", docker_py::ensure()?);
     command::run(cargo.env("CORACLE_ENGINES", engines))
 }

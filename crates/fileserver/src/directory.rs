@@ -80,8 +80,8 @@ pub(crate) fn is_listing() -> bool {
 }
 
 impl Entries {
-    /// The entries of an open folder from `offset` on, which is what an entry said of the next one, or 0. `bytes` is for how much the
-    /// caller has room.
+    /// The entries of an open folder from `offset` on, which is what an entry said of the next one, or 0. `bytes` is for
+    /// how much the caller has room.
     pub(crate) fn read(
         folder: &File,
         (rests, handle): (&Arc<Rests>, u64),

@@ -161,6 +161,9 @@ fn filter() -> Result<BpfProgram, JailError> {
 mod tests {
     use std::{fs, io, thread};
 
+    use rustix::io::Errno;
+    use rustix::thread::UnshareFlags;
+
     use super::*;
 
     #[test]
@@ -177,6 +180,15 @@ mod tests {
         let jailed = thread::spawn(move || {
             enter(&shares).unwrap();
             let kind = |result: io::Result<()>| result.err().map(|error| error.kind());
+            // For owners: a working directory of the thread's own, and what is there.
+            // SAFETY: no descriptors are unshared.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.unwrap();
+            rustix::process::fchdir(fs::File::open(open.parent().unwrap()).unwrap()).unwrap();
+            let owner = rustix::fs::lgetxattr("file", "user.none", &mut [0; 8][..]);
+            assert_eq!(owner, Err(Errno::NODATA));
+            // SAFETY: as above.
+            let user = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) };
+            assert_eq!(user, Err(Errno::PERM));
             [
                 kind(fs::write(&open, "more")),
                 kind(fs::read(&read_only).map(drop)),

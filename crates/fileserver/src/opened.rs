@@ -217,7 +217,11 @@ impl Node {
     pub(crate) fn attribute(&self, attribute: &CStr, value: &mut [u8]) -> Result<usize, Errno> {
         if let Some(descriptor) = &*lock(&self.found.descriptor) {
             if self.kind == FileType::Directory {
-                return attribute_at(descriptor, c".", attribute, value);
+                match attribute_at(descriptor, c".", attribute, value) {
+                    // It may be read and not be entered.
+                    Err(Errno::ACCESS) => {}
+                    result => return result,
+                }
             }
             return rustix::fs::getxattr(descriptor.path(), attribute, value);
         }

@@ -325,9 +325,21 @@ fn a_folder_is_listed_from_wherever_the_guest_goes_on() {
     };
     let (name, second) = first(0).unwrap();
     assert_eq!(first(second), first(second));
-    fs::write(bench.path("new"), "").unwrap();
     assert_eq!(first(0).unwrap().0, name);
     assert_eq!(first(offset), None);
+    let all = || {
+        let mut entries = bench.files.readdir(guest(0), share, handle.unwrap(), 4096, 0).unwrap();
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next() {
+            names.push(entry.name.to_owned());
+        }
+        names
+    };
+    let before = all();
+    for name in before.iter().filter(|name| name.to_bytes().starts_with(b"file")) {
+        fs::remove_file(bench.path(name.to_str().unwrap())).unwrap();
+    }
+    assert!(all().iter().all(|name| !before.contains(name) || name.to_bytes().starts_with(b".")));
     let third = first(second).unwrap().1;
     for _ in 0..100 {
         let (other, _) = bench.files.opendir(guest(0), share, 0).unwrap();
@@ -339,6 +351,29 @@ fn a_folder_is_listed_from_wherever_the_guest_goes_on() {
     let mut shares = bench.files.readdir(guest(0), ROOT_ID, 0, 4096, 1).unwrap();
     assert_eq!(shares.next().unwrap().name, c"1");
     assert!(shares.next().is_none());
+}
+
+/// Root may enter every folder, so this is another user of the host.
+#[test]
+fn a_folder_that_may_not_be_entered_keeps_its_owner() {
+    let work = || {
+        let user = rustix::process::Uid::from_raw(4242);
+        if rustix::process::geteuid().is_root() {
+            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        }
+        let bench = Bench::new();
+        let share = bench.share("0");
+        let folder =
+            bench.files.mkdir(guest(0), share, c"mine", 0o755, 0, Extensions::default()).unwrap().inode;
+        let owner = SetattrIn { uid: 999.into(), gid: 998.into(), ..SetattrIn::default() };
+        bench.change(folder, owner, SetattrValid::UID | SetattrValid::GID).unwrap();
+        for mode in [0o600, 0o755] {
+            let change = SetattrIn { mode, ..SetattrIn::default() };
+            assert_eq!(bench.change(folder, change, SetattrValid::MODE).unwrap(), (999, 998, mode));
+            assert_eq!(shown(&bench.look(share, "mine").unwrap()), (999, 998, mode));
+        }
+    };
+    std::thread::spawn(work).join().unwrap();
 }
 
 /// What is removed while a folder is listed must not end the listing.

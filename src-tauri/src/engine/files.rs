@@ -171,6 +171,9 @@ pub(crate) async fn from_file(
             let body = body(ReaderStream::with_capacity(archive, READ), progress);
             let answer = whole(&line, engine.send(request.with_body(body)?).await?).await;
             // One who refuses does not read on; then what it says is the reason.
+            if answer.as_ref().is_ok_and(|answer| answer.head.status >= 400) {
+                return answer;
+            }
             match done(packing).await {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
                 _ => answer,
@@ -388,7 +391,7 @@ mod tests {
         let put = || request("PUT", "/containers/x/archive?path=/", "tar");
         from_file(&fake.engine(), put(), &path, |_| {}).await.unwrap();
         // What refuses without reading has its say.
-        let refusing = FakeEngine::start(|_, mut stream| async move {
+        let refusing = FakeEngine::start_unread(|mut stream| async move {
             respond(&mut stream, "404 Not Found", b"{\"message\":\"No such container: x\"}").await;
         });
         let answer = from_file(&refusing.engine(), put(), &path, |_| {}).await.unwrap();

@@ -24,7 +24,7 @@ impl Frames {
                 if self.have == HEAD {
                     self.have = 0;
                     let [_, _, _, _, length @ ..] = self.head;
-                    self.left = u32::from_be_bytes(length) as usize;
+                    self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
                 }
             }
             let (payload, rest) = piece.split_at(piece.len().min(self.left));

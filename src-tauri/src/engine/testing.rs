@@ -30,17 +30,28 @@ impl FakeEngine {
     pub(crate) fn start<F, Served>(serve: F) -> FakeEngine
     where
         F: Fn(Received, UnixStream) -> Served + Send + Sync + Clone + 'static,
-        Served: Future<Output = ()> + Send,
+        Served: Future<Output = ()> + Send + 'static,
+    {
+        FakeEngine::start_unread(move |mut stream| {
+            let serve = serve.clone();
+            async move {
+                let received = read(&mut stream).await;
+                serve(received, stream).await;
+            }
+        })
+    }
+
+    /// The same with connections of which nothing was read.
+    pub(crate) fn start_unread<F, Served>(serve: F) -> FakeEngine
+    where
+        F: Fn(UnixStream) -> Served + Send + Sync + 'static,
+        Served: Future<Output = ()> + Send + 'static,
     {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("docker.sock")).unwrap();
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let serve = serve.clone();
-                tokio::spawn(async move {
-                    let received = read(&mut stream).await;
-                    serve(received, stream).await;
-                });
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream));
             }
         });
         FakeEngine { folder }

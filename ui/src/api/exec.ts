@@ -24,7 +24,7 @@ const create = (container: string, options: ExecOptions) =>
 
 const inspect = (id: string) => callJson<{ Running: boolean; ExitCode: number | null }>("GET", at`/exec/${id}/json`);
 
-function connect(id: string, tty: boolean, listener: { data(bytes: Uint8Array): void; end(error?: Error): void }): Promise<EngineStream> {
+function connect(id: string, tty: boolean, listener: { data(bytes: Uint8Array): void | Promise<void>; end(error?: Error): void }): Promise<EngineStream> {
   const body = JSON.stringify({ Detach: false, Tty: tty });
   return backend.engineStream({ method: "POST", path: at`/exec/${id}/start`, body, upgrade: true }, listener);
 }
@@ -34,7 +34,7 @@ export async function terminal(
   container: string,
   command: string[],
   size: { columns: number; rows: number },
-  listener: { data(bytes: Uint8Array): void; end(code: number | null, error?: Error): void },
+  listener: { data(bytes: Uint8Array): void | Promise<void>; end(code: number | null, error?: Error): void },
 ): Promise<Terminal> {
   const { Id } = await create(container, { Cmd: command, Tty: true, Env: ["TERM=xterm-256color"] });
   const stream = await connect(Id, true, {

@@ -91,7 +91,8 @@ export interface EngineAnswer {
 }
 
 export interface StreamListener {
-  data(bytes: Uint8Array): void;
+  /** No more than some megabytes come before what was handed on is taken: at once, or when the promise is kept. */
+  data(bytes: Uint8Array): void | Promise<void>;
   /** The answer is over; `error` if it broke off. Nothing comes after it. */
   end(error?: BackendError): void;
 }

@@ -105,13 +105,19 @@ export const tauri: Backend = {
       void invoke("engine_stream_taken", { id, bytes: taken });
       taken = 0;
     };
+    // What a listener fails at is taken, too: the rest of the stream waits for it.
+    const take = async (piece: ArrayBuffer) => {
+      try {
+        await listener.data(new Uint8Array(piece));
+      } finally {
+        taken += piece.byteLength;
+        tell();
+      }
+    };
     const messages = channel<StreamMessage>((message) => {
       if (closed) return;
-      if (message instanceof ArrayBuffer) {
-        listener.data(new Uint8Array(message));
-        taken += message.byteLength;
-        tell();
-      } else {
+      if (message instanceof ArrayBuffer) void take(message);
+      else {
         closed = true;
         listener.end(message.error ? asError(message.error) : undefined);
       }
