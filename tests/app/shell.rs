@@ -20,6 +20,7 @@ cases! {
     window_goes_to_the_tray_and_comes_back.on(&[Kind::Native]).alone(),
     without_a_tray_closing_is_the_end.on(&[Kind::Native]).alone(),
     second_start_hands_its_link_over.on(&[Kind::Native]).alone(),
+    command_and_desktop_entry_open_it.on(&[Kind::Native]).alone(),
 }
 
 /// The app on a desktop, in front of the case's engine.
@@ -279,6 +280,27 @@ fn without_a_tray_closing_is_the_end(t: &Target) -> Outcome {
     let opened = Opened { app, desktop, home };
     ask_to_close(&opened)?;
     expect_no_app(t)
+}
+
+fn command_and_desktop_entry_open_it(t: &Target) -> Outcome {
+    let opened = open(t)?;
+    let visible = || opened.app.script("return document.visibilityState", &json!([]));
+    let entry = include_str!("../../src-tauri/package/coracle.desktop");
+    let exec = entry.lines().find_map(|line| line.strip_prefix("Exec=")).context("no Exec in the entry")?;
+    // Without a link, `%u` is nothing.
+    let program = exec.strip_suffix(" %u").context("the entry takes no link")?;
+    let bin = places::app()?.parent().context("no folder")?.to_owned();
+    for (program, argument) in [(places::coracle()?, Some("app")), (bin.join(program), None)] {
+        ask_to_close(&opened)?;
+        wait::eventually_true(
+            "the window is hidden",
+            Duration::from_secs(20),
+            || Ok(visible()? == "hidden"),
+        )?;
+        opened.desktop.program(program, opened.home.path()).args(argument).output()?.expect_code(0)?;
+        wait::eventually_true("the window is back", Duration::from_secs(20), || Ok(visible()? == "visible"))?;
+    }
+    Ok(())
 }
 
 fn second_start_hands_its_link_over(t: &Target) -> Outcome {

@@ -9,8 +9,8 @@ export class AxeBuilder {
   constructor(readonly page: Page) {}
 
   async analyze(): Promise<Result[]> {
-    // Colours are measured as they are in the end.
-    await this.page.evaluate(() => Promise.all(document.getAnimations().map((animation) => (animation.effect?.getComputedTiming().iterations === Infinity ? null : animation.finished))));
+    // Colours are measured as they are in the end; what is cancelled has come to it, too.
+    await this.page.evaluate(() => Promise.allSettled(document.getAnimations().map((animation) => (animation.effect?.getComputedTiming().iterations === Infinity ? null : animation.finished))));
     await this.page.evaluate(source);
     return this.page.evaluate(async () => {
       const { axe } = window as unknown as { axe: typeof import("axe-core") };
