@@ -9,7 +9,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::AbortHandle,
     time::{Instant, timeout_at},
 };
@@ -58,9 +58,34 @@ pub(crate) struct Streams {
 struct Open {
     /// Of connections alone.
     writer: Option<mpsc::Sender<Write>>,
-    /// What the window has room for.
-    room: Arc<Semaphore>,
+    under_way: Arc<UnderWay>,
     task: AbortHandle,
+}
+
+/// Bytes that were handed on to the window, and that it has not taken yet.
+#[derive(Default)]
+struct UnderWay {
+    bytes: AtomicUsize,
+    taken: Notify,
+}
+
+impl UnderWay {
+    /// Adds so many, as soon as there is room for them.
+    async fn add(&self, bytes: usize) {
+        // One piece alone always goes, however long.
+        let is_full = |now: usize| now > 0 && now + bytes > WINDOW;
+        while is_full(self.bytes.load(Ordering::Relaxed)) {
+            self.taken.notified().await;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What was never handed on cannot be taken.
+    fn taken(&self, bytes: usize) {
+        let less = |now: usize| Some(now.saturating_sub(bytes));
+        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        self.taken.notify_one();
+    }
 }
 
 enum Write {
@@ -90,15 +115,15 @@ impl Streams {
         }
         let head = Head::of(response.status(), response.headers());
         let id = self.last.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let room = Arc::new(Semaphore::new(WINDOW));
+        let under_way = Arc::<UnderWay>::default();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let connection = hyper::upgrade::on(response).await.map_err(|error| broken_off(&line, &error))?;
             let (reader, writer) = tokio::io::split(TokioIo::new(connection));
             let (writes, received) = mpsc::channel(WAITING_WRITES);
-            let reading = hand_on(pieces_of_connection(line.clone(), reader), sink, Arc::clone(&room));
+            let reading = hand_on(pieces_of_connection(line.clone(), reader), sink, Arc::clone(&under_way));
             let writing = write(line, writer, received);
             // The answer's end is the stream's, whatever could still be written.
-            self.keep(id, Some(writes), room, async move {
+            self.keep(id, Some(writes), under_way, async move {
                 tokio::select! {
                     () = reading => {}
                     () = async { writing.await; std::future::pending().await } => {}
@@ -107,8 +132,8 @@ impl Streams {
         } else if wants_connection {
             return Err(Error::host(format!("the engine answered {line} without opening a connection")));
         } else {
-            let reading = hand_on(pieces(line, response), sink, Arc::clone(&room));
-            self.keep(id, None, room, reading);
+            let reading = hand_on(pieces(line, response), sink, Arc::clone(&under_way));
+            self.keep(id, None, under_way, reading);
         }
         Ok(Opened { id, head })
     }
@@ -126,8 +151,7 @@ impl Streams {
     /// The window has taken so many bytes of what was handed on.
     pub(crate) fn taken(&self, id: u32, bytes: usize) {
         if let Some(open) = lock(&self.open).get(&id) {
-            // Never more room than there was, but for a piece that waits and has a part of it.
-            open.room.add_permits(bytes.min(WINDOW - open.room.available_permits()));
+            open.under_way.taken(bytes);
         }
     }
 
@@ -149,7 +173,7 @@ impl Streams {
         &self,
         id: u32,
         writer: Option<mpsc::Sender<Write>>,
-        room: Arc<Semaphore>,
+        under_way: Arc<UnderWay>,
         work: impl Future<Output = ()> + Send + 'static,
     ) {
         let streams = Arc::clone(&self.open);
@@ -159,7 +183,7 @@ impl Streams {
             work.await;
             lock(&streams).remove(&id);
         });
-        open.insert(id, Open { writer, room, task: task.abort_handle() });
+        open.insert(id, Open { writer, under_way, task: task.abort_handle() });
     }
 
     async fn tell(&self, id: u32, what: impl FnOnce(oneshot::Sender<Result<()>>) -> Write) -> Result<()> {
@@ -189,7 +213,11 @@ fn pieces_of_connection(
 }
 
 /// Gathers pieces and hands them on until there are none.
-async fn hand_on(pieces: impl Stream<Item = Result<Bytes>> + Send, sink: impl Sink, room: Arc<Semaphore>) {
+async fn hand_on(
+    pieces: impl Stream<Item = Result<Bytes>> + Send,
+    sink: impl Sink,
+    under_way: Arc<UnderWay>,
+) {
     let mut pieces = std::pin::pin!(pieces);
     loop {
         let mut gathered = Vec::new();
@@ -212,23 +240,15 @@ async fn hand_on(pieces: impl Stream<Item = Result<Bytes>> + Send, sink: impl Si
             }
             until.get_or_insert_with(|| Instant::now() + GATHER);
         };
-        for piece in gathered.chunks(GATHER_BYTES) {
-            take_room(&room, piece.len()).await;
-            if !sink.data(piece.to_vec()) {
+        if !gathered.is_empty() {
+            under_way.add(gathered.len()).await;
+            if !sink.data(gathered) {
                 return;
             }
         }
         if let Some(error) = end {
             return sink.end(error);
         }
-    }
-}
-
-/// Waits until the window has room.
-async fn take_room(room: &Semaphore, bytes: usize) {
-    // At most `GATHER_BYTES`; and nobody closes it.
-    if let Ok(permits) = room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await {
-        permits.forget();
     }
 }
 
@@ -400,27 +420,24 @@ mod tests {
         let (sink, mut heard) = listener();
         let streams = Streams::default();
         let opened = streams.open(&fake.engine(), Request::get("/x"), sink).await.unwrap();
-        let (mut length, mut taken) = (0, 0);
+        let (mut length, mut taken, mut waits) = (0, 0, 0);
         loop {
-            // So much comes in any case.
-            while length <= taken + WINDOW - GATHER_BYTES {
-                match heard.recv().await.expect("an end") {
-                    Said::Data(bytes) => length += bytes.len(),
-                    Said::End(error) => {
-                        assert_eq!((length, error), (3 * WINDOW, None));
-                        return;
-                    }
+            match timeout_at(Instant::now() + Duration::from_millis(200), heard.recv()).await {
+                Ok(Some(Said::Data(bytes))) => length += bytes.len(),
+                Ok(Some(Said::End(error))) => {
+                    assert_eq!((length, error), (3 * WINDOW, None));
+                    break;
+                }
+                Ok(None) => panic!("no end came"),
+                Err(_) => {
+                    // Who says to have taken more than came makes no more room by it.
+                    streams.taken(opened.id, usize::MAX);
+                    (taken, waits) = (length, waits + 1);
                 }
             }
-            // Another piece or two may fit, and then none comes.
-            let soon = || Instant::now() + Duration::from_millis(200);
-            while let Ok(Some(Said::Data(bytes))) = timeout_at(soon(), heard.recv()).await {
-                length += bytes.len();
-            }
             assert!(length <= taken + WINDOW, "{length} bytes came, and {taken} were taken");
-            streams.taken(opened.id, length - taken);
-            taken = length;
         }
+        assert!(waits >= 2, "it never waited");
     }
 
     #[tokio::test]
